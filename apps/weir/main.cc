@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// weir: the command line. Exit codes: 0 done, 1 failed while running, 2 bad usage or configuration.
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+#include <poll.h>
+#include <unistd.h>
+
+#include "apps/weir/show.hh"
+#include "core/control/control_socket.hh"
+#include "core/control/load.hh"
+#include "core/control/serve.hh"
+
+namespace {
+
+using nlohmann::json;
+using weir::Result;
+
+struct Arguments {
+  std::string file, instance, plugin;
+  bool user_only = false, keep = false, detach_on_exit = false, as_json = false, watch = false;
+};
+
+Result<> run(const Arguments& arguments) {
+  const weir::Fd stop = TRY(weir::catch_stop_signals());
+  const weir::Registry registry = TRY(weir::Registry::load());
+  auto topology = TRY(weir::load_topology(arguments.file, registry));
+  const auto instance =
+      TRY(weir::Instance::start(std::move(topology), registry, {.user_only = arguments.user_only, .keep = arguments.keep}));
+  for (const std::string& warning : instance->warnings()) fmt::print(stderr, "weir: warning: {}\n", warning);
+  return weir::serve(*instance, stop);
+}
+
+Result<> check(const Arguments& arguments) {
+  const weir::Registry registry = TRY(weir::Registry::load());
+  const auto topology = TRY(weir::load_topology(arguments.file, registry));
+  const weir::Config& config = topology->config();
+  fmt::print("{}: valid: {} ports, {} groups, {} pipelines\n", arguments.file, config.ports.size(), config.groups.size(), config.pipelines.size());
+  return {};
+}
+
+// A live view on a terminal, one table after the other elsewhere; until SIGINT, or until the instance ends.
+Result<> watch(const std::string& instance) {
+  const weir::Fd stop = TRY(weir::catch_stop_signals());
+  const bool terminal = ::isatty(STDOUT_FILENO) == 1;
+  json before = TRY(weir::ask(instance, {{"ask", "stats"}}));
+  while (true) {
+    pollfd wait{stop.get(), POLLIN, 0};
+    if (::poll(&wait, 1, 1000) > 0) return {};
+    json now = TRY(weir::ask(instance, {{"ask", "stats"}}));
+    fmt::print("{}{}: up {:.0f} s\n\n{}\n", terminal ? "\033[H\033[2J" : "", instance, now["uptime_s"].get<double>(), show_rates(before, now));
+    if (std::fflush(stdout) != 0) return {};  // whoever read has gone
+    before = std::move(now);
+  }
+}
+
+Result<> stats(const Arguments& arguments) {
+  const std::string instance = TRY(weir::find_instance(arguments.instance));
+  if (arguments.watch) return watch(instance);
+  const json answer = TRY(weir::ask(instance, {{"ask", "stats"}}));
+  fmt::print("{}", arguments.as_json ? answer.dump(2) + "\n" : show_stats(answer));
+  return {};
+}
+
+Result<> devmap(const Arguments& arguments) {
+  const std::string instance = TRY(weir::find_instance(arguments.instance));
+  const json answer = TRY(weir::ask(instance, {{"ask", "devmap"}}));
+  fmt::print("{}", arguments.as_json ? answer.dump(2) + "\n" : show_devmap(answer));
+  return {};
+}
+
+Result<> plugins(const Arguments& arguments) {
+  const weir::Registry registry = TRY(weir::Registry::load());
+  if (arguments.as_json) {
+    fmt::print("{}\n", plugins_json(registry).dump(2));
+    return {};
+  }
+  if (arguments.plugin.empty()) {
+    fmt::print("{}", show_plugins(registry));
+    return {};
+  }
+  const std::string text = show_plugin(registry, arguments.plugin);
+  if (text.empty()) return weir::invalid("there is no plugin or egress program {}; see: weir plugins", arguments.plugin);
+  fmt::print("{}", text);
+  return {};
+}
+
+// "weir: " in front of a message, but not of "FILE:LINE:COL: …", which editors read from the first column.
+void complain(const weir::Error& error) {
+  const bool positions = error.failure == weir::Failure::invalid && error.what.find(".toml:") != std::string::npos;
+  for (std::size_t start = 0; start <= error.what.size();) {
+    const std::size_t end = std::min(error.what.find('\n', start), error.what.size());
+    fmt::print(stderr, "{}{}\n", positions ? "" : "weir: ", error.what.substr(start, end - start));
+    start = end + 1;
+  }
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  CLI::App app{"weir: packet processing in the kernel and in user space, one pipeline for both"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "weir " WEIR_VERSION);
+  Arguments arguments;
+  Result<> (*command)(const Arguments&) = nullptr;
+  const auto add = [&](const char* name, const char* says, Result<> (*what)(const Arguments&), CLI::App* to) {
+    CLI::App* made = to->add_subcommand(name, says);
+    made->callback([&command, what] { command = what; });
+    return made;
+  };
+  const auto to_instance = [&](CLI::App* to) {
+    to->add_option("--instance", arguments.instance, "which of several running instances");
+    to->add_flag("--json", arguments.as_json, "for programs");
+    return to;
+  };
+
+  CLI::App* to_run = add("run", "check, apply, forward until SIGINT or SIGTERM", run, &app);
+  to_run->add_option("FILE", arguments.file, "configuration")->required();
+  to_run->add_flag("--user-only", arguments.user_only, "kernel halves off: every frame goes to user space");
+  CLI::Option* keep = to_run->add_flag("--keep", arguments.keep, "at the end, leave the kernel path forwarding; the next run adopts it");
+  to_run->add_flag("--detach-on-exit", arguments.detach_on_exit, "at the end, take the programs off the devices (default)")->excludes(keep);
+  add("check", "check a configuration; needs no privileges", check, &app)->add_option("FILE", arguments.file, "configuration")->required();
+  CLI::App* to_count = to_instance(add("stats", "counters of a running instance", stats, &app));
+  to_count->add_flag("--watch", arguments.watch, "rates, every second");
+  CLI::App* maps = app.add_subcommand("devmap", "device entries and groups of a running instance");
+  maps->require_subcommand(1);
+  to_instance(add("list", "each entry with the program on it", devmap, maps));
+  CLI::App* to_list = add("plugins", "plugins and egress programs; of one: its keys, drop reasons and counters", plugins, &app);
+  to_list->add_option("NAME", arguments.plugin, "plugin or egress program");
+  to_list->add_flag("--json", arguments.as_json, "for programs");
+
+  try {
+    app.parse(count, words);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  if (const Result<> done = command(arguments); !done) {
+    complain(done.error());
+    return done.error().failure == weir::Failure::invalid ? 2 : 1;
+  }
+  return 0;
+}

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// show: tables of text.
+#include "apps/weir/show.hh"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace {
+
+using nlohmann::json;
+
+// Rows of cells, the first one is the head; numbers stand right.
+class Table {
+ public:
+  explicit Table(std::vector<std::string> head) { rows_.push_back(std::move(head)); }
+  void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
+  [[nodiscard]] bool empty() const { return rows_.size() == 1; }
+  [[nodiscard]] std::string text() const {
+    std::vector<std::size_t> width(rows_.front().size());
+    for (const auto& row : rows_)
+      for (std::size_t i = 0; i < row.size(); ++i) width[i] = std::max(width[i], row[i].size());
+    std::string text;
+    for (const auto& row : rows_) {
+      std::string line;
+      for (std::size_t i = 0; i < row.size(); ++i) line += numeric(i) ? fmt::format("{:>{}}  ", row[i], width[i]) : fmt::format("{:<{}}  ", row[i], width[i]);
+      line.erase(line.find_last_not_of(' ') + 1);
+      text += line + "\n";
+    }
+    return text;
+  }
+
+ private:
+  [[nodiscard]] bool numeric(std::size_t column) const {
+    return std::all_of(rows_.begin() + 1, rows_.end(), [&](const auto& row) {
+      return !row[column].empty() && row[column].find_first_not_of("0123456789.-") == std::string::npos;
+    });
+  }
+  std::vector<std::vector<std::string>> rows_;
+};
+
+std::string number(const json& of, const char* key) { return std::to_string(of.value(key, std::uint64_t{0})); }
+
+std::string ports_table(const json& stats) {
+  Table table({"port", "device", "mode", "rx", "redirect", "flood", "punt", "to_stack", "drop", "tx_kernel", "tx_user"});
+  for (const json& port : stats["ports"])
+    table.add({port["name"], port.value("device", "-"), port.value("mode", "-"), number(port, "rx"), number(port, "redirect"), number(port, "flood"),
+               number(port, "punt"), number(port, "to_stack"), number(port, "drop"), number(port, "tx_kernel"), number(port, "tx_user")});
+  return table.text();
+}
+
+std::string stages_table(const json& stats) {
+  Table table({"stage", "plugin", "half", "in", "next", "redirect", "flood", "punt", "to_stack", "drop"});
+  for (const json& stage : stats["stages"])
+    for (const char* half : {"kernel", "user"}) {
+      const json& of = stage[half];
+      table.add({stage["pipeline"].get<std::string>() + "." + stage["stage"].get<std::string>(), stage["plugin"], half, number(of, "in"), number(of, "next"),
+                 number(of, "redirect"), number(of, "flood"), number(of, "punt"), number(of, "to_stack"), number(of, "drop")});
+    }
+  return table.empty() ? "" : "\n" + table.text();
+}
+
+std::string named(const json& numbers) {
+  std::string text;
+  for (const auto& [name, value] : numbers.items())
+    if (value != 0) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name, value.get<std::uint64_t>());
+  return text;
+}
+
+std::string extras(const json& stats) {
+  std::string text;
+  for (const json& stage : stats["stages"]) {
+    json all = stage["counters"];
+    all.update(stage["gauges"]);
+    if (std::string line = named(all); !line.empty()) text += fmt::format("{}.{}: {}\n", stage["pipeline"].get<std::string>(), stage["stage"].get<std::string>(), line);
+  }
+  return text.empty() ? "" : "\n" + text;
+}
+
+std::string egress_table(const json& stats) {
+  Table table({"egress of", "program", "kernel", "user", "drop", "counted"});
+  for (const json& program : stats["egress"])
+    table.add({program["port"], program["program"], number(program, "kernel"), number(program, "user"), number(program, "drop"), named(program["counters"])});
+  return table.empty() ? "" : "\n" + table.text();
+}
+
+std::string drops_table(const json& stats) {
+  Table table({"dropped at", "reason", "frames"});
+  for (const json& drop : stats["drops"])
+    if (drop["frames"] != 0) table.add({drop["where"], drop["reason"], number(drop, "frames")});
+  return table.empty() ? "" : "\n" + table.text();
+}
+
+std::string keys_text(const weir::Schema& keys, int indent = 2);
+
+std::string type_text(const weir::Key& key) {
+  using Type = weir::Key::Type;
+  switch (key.type) {
+    case Type::boolean:
+      return "true or false";
+    case Type::integer:
+      return fmt::format("{} to {}", key.min, key.max);
+    case Type::string:
+      return key.choices.empty() ? "a string" : fmt::format("{}", fmt::join(key.choices, " | "));
+    case Type::mac:
+      return "a MAC address";
+    case Type::port:
+      return "the name of a port";
+    case Type::list:
+      return fmt::format("a list of {} to {}, each {}", key.min, key.max, type_text(key.inner.front()));
+    case Type::table:
+      return "a table";
+  }
+  return "";
+}
+
+std::string keys_text(const weir::Schema& keys, int indent) {
+  std::string text;
+  for (const weir::Key& key : keys) {
+    const std::string rule = key.required ? "required" : key.default_text.empty() ? "optional" : "default " + key.default_text;
+    text += fmt::format("{:{}}{}: {}; {}{}{}\n", "", indent, key.name, type_text(key), rule, key.says.empty() ? "" : ". ", key.says);
+    const weir::Key& inner = key.type == weir::Key::Type::list ? key.inner.front() : key;
+    if (inner.type == weir::Key::Type::table) text += keys_text(inner.inner, indent + 4);
+  }
+  return text;
+}
+
+std::vector<std::string> strings(const char* const* names) {
+  std::vector<std::string> all;
+  for (; names != nullptr && *names != nullptr; ++names) all.emplace_back(*names);
+  return all;
+}
+
+std::string line_of(const char* what, const std::vector<std::string>& names) {
+  return names.empty() ? "" : fmt::format("{}: {}\n", what, fmt::join(names, ", "));
+}
+
+json key_names(const weir::Schema& keys) {
+  json all = json::array();
+  for (const weir::Key& key : keys)
+    all.push_back({{"name", key.name}, {"type", type_text(key)}, {"required", key.required}, {"default", key.default_text}, {"says", key.says}});
+  return all;
+}
+
+}  // namespace
+
+std::string show_stats(const json& stats) {
+  std::string text = fmt::format("{}: up {:.0f} s{}\n\n", stats["instance"].get<std::string>(), stats["uptime_s"].get<double>(),
+                                 stats["user_only"] == true ? ", kernel halves off" : "");
+  text += ports_table(stats) + stages_table(stats) + extras(stats) + egress_table(stats) + drops_table(stats);
+  const json& frames = stats["frames"];
+  const json& sum = stats["account"];
+  text += fmt::format("\nframes: {} = {} free + {} in rings + {} in bursts + {} in lanes\n", number(frames, "total"), number(frames, "free"),
+                      number(frames, "rings"), number(frames, "bursts"), number(frames, "lanes"));
+  text += fmt::format("account: {} rx + {} copies = {} tx + {} to_stack + {} drop + {} held, difference {}\n", number(sum, "rx"), number(sum, "copies"),
+                      number(sum, "tx"), number(sum, "to_stack"), number(sum, "drop"), number(sum, "held"), sum["difference"].get<std::int64_t>());
+  for (const json& warning : stats["warnings"]) text += fmt::format("warning: {}\n", warning.get<std::string>());
+  return text;
+}
+
+std::string show_rates(const json& before, const json& now) {
+  const double seconds = std::max(0.001, now["uptime_s"].get<double>() - before["uptime_s"].get<double>());
+  Table table({"port", "rx/s", "redirect/s", "flood/s", "punt/s", "to_stack/s", "drop/s", "tx_kernel/s", "tx_user/s"});
+  for (std::size_t i = 0; i < now["ports"].size() && i < before["ports"].size(); ++i) {
+    const json &then = before["ports"][i], &port = now["ports"][i];
+    std::vector<std::string> row{port["name"]};
+    for (const char* key : {"rx", "redirect", "flood", "punt", "to_stack", "drop", "tx_kernel", "tx_user"})
+      row.push_back(fmt::format("{:.0f}", static_cast<double>(port[key].get<std::uint64_t>() - then[key].get<std::uint64_t>()) / seconds));
+    table.add(std::move(row));
+  }
+  return table.text() + extras(now) + egress_table(now) + drops_table(now);
+}
+
+std::string show_devmap(const json& devmap) {
+  const auto add = [](Table& table, const std::string& map, const json& entry) {
+    std::vector<std::string> chain = entry["chain"];
+    const bool program = entry.contains("program");
+    table.add({map, std::to_string(entry["key"].get<unsigned>()), entry["port"], entry["device"], std::to_string(entry["ifindex"].get<unsigned>()),
+               program ? std::to_string(entry["program"]["id"].get<unsigned>()) : "-", program ? entry["program"]["name"].get<std::string>() : "-",
+               chain.empty() ? "-" : fmt::format("{}", fmt::join(chain, " > "))});
+  };
+  Table table({"map", "key", "port", "device", "ifindex", "prog_id", "prog_name", "egress chain"});
+  for (const json& entry : devmap["ports"]) add(table, "ports", entry);
+  for (const json& group : devmap["groups"]) {
+    const std::string name = group["name"].get<std::string>();
+    for (const json& entry : group["entries"]) add(table, fmt::format("group {}{}{}", group["group"].get<unsigned>(), name.empty() ? "" : " ", name), entry);
+  }
+  return table.text();
+}
+
+std::string show_plugins(const weir::Registry& registry) {
+  Table table({"name", "kind", "halves", "what it does"});
+  for (const std::string& name : registry.stages()) {
+    const weir::Plugin& plugin = *registry.plugin(name);
+    table.add({name, "plugin", plugin.kernel_half != nullptr && !plugin.kernel_half().empty() ? "kernel, user" : "user", plugin.says});
+  }
+  for (const std::string& name : registry.egress_programs()) table.add({name, "egress program", "kernel, user", registry.egress_module(name)->host->says});
+  return table.text();
+}
+
+std::string show_plugin(const weir::Registry& registry, const std::string& name) {
+  if (const weir::Plugin* plugin = registry.plugin(name))
+    return fmt::format("{}: {}\nkeys:{}\n{}{}{}{}", name, plugin->says, plugin->keys.empty() ? " none" : "", keys_text(plugin->keys), line_of("drops", plugin->drops),
+                       line_of("counters", plugin->counters), line_of("punts", plugin->punts));
+  if (const weir::EgressModule* module = registry.egress_module(name)) {
+    const weir::Schema& keys = *registry.egress(name);
+    return fmt::format("{}: {} (egress program)\nkeys:{}\n{}{}{}", name, module->host->says, keys.empty() ? " none" : "", keys_text(keys),
+                       line_of("drops", strings(module->host->drops)), line_of("counters", strings(module->host->counters)));
+  }
+  return "";
+}
+
+json plugins_json(const weir::Registry& registry) {
+  json all{{"plugins", json::array()}, {"egress", json::array()}};
+  for (const std::string& name : registry.stages()) {
+    const weir::Plugin& plugin = *registry.plugin(name);
+    all["plugins"].push_back({{"name", name}, {"says", plugin.says}, {"keys", key_names(plugin.keys)}, {"drops", plugin.drops}, {"counters", plugin.counters}, {"punts", plugin.punts}});
+  }
+  for (const std::string& name : registry.egress_programs()) {
+    const egress_program& host = *registry.egress_module(name)->host;
+    all["egress"].push_back({{"name", name}, {"says", host.says}, {"keys", key_names(*registry.egress(name))}, {"drops", strings(host.drops)}, {"counters", strings(host.counters)}});
+  }
+  return all;
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause */
+/* account: the counters of both sides, one table that the kernel programs and the workers write and anyone may read. */
+#pragma once
+
+#include <linux/types.h>
+
+/* The map "accounts" is a memory-mapped array of `struct account` with rows * blocks entries, row by row. A row has one writer: the
+ * first rows belong to the possible CPUs (XDP runs with soft interrupts off, so a CPU's programs never interrupt each other), the rows
+ * behind them to the workers, one each. A block belongs to one port, one stage, or one place in an egress chain; its counter is
+ * the sum over all rows. */
+
+enum weir_verdict {
+	WEIR_NEXT,	/* on to the next stage; behind the last one: to the host stack */
+	WEIR_REDIRECT,	/* out of a port */
+	WEIR_FLOOD,	/* out of all ports of a group but the one it came in by */
+	WEIR_PUNT,	/* kernel half only: to the user half of this stage */
+	WEIR_TO_STACK,
+	WEIR_DROP,
+	WEIR_VERDICTS
+};
+
+/* Reasons of drops that the runtime itself makes; a plugin's own reasons start at WEIR_DROP_OWN. */
+enum weir_drop {
+	WEIR_DROP_RUNT,		   /* shorter than an Ethernet header */
+	WEIR_DROP_NO_ENTRY,	   /* redirect to a port that is not there; flood to a group without another member */
+	WEIR_DROP_NO_GROUP,	   /* flood to a group that does not exist */
+	WEIR_DROP_NO_SOCKET,	   /* punt on a queue that has no AF_XDP socket */
+	WEIR_DROP_NO_STAGE,	   /* the program array lacks the next stage */
+	WEIR_DROP_NO_ACCOUNT,	   /* unused by counters: a program without its block drops, and says so by xdp_exception */
+	WEIR_DROP_REDIRECT_FAILED, /* tracepoint xdp_redirect_err on a devmap: MTU, device down, no ndo_xdp_xmit */
+	WEIR_DROP_PUNT_FAILED,	   /* tracepoint xdp_redirect_err on an xskmap: receive ring full, no frame in the fill ring, frame too long */
+	WEIR_DROP_DEVICE_REFUSED,  /* tracepoint xdp_devmap_xmit: the device's ring was full or it is down */
+	WEIR_DROP_PEER_NO_NAPI,	   /* the same with ENXIO: a veth whose peer has neither XDP nor GRO */
+	WEIR_DROP_EXCEPTION,	   /* tracepoint xdp_exception */
+	WEIR_DROP_RING_FULL,	   /* user side: the transmit ring stayed full */
+	WEIR_DROP_NO_FRAME,	   /* user side: no free frame for a flooded copy */
+	WEIR_DROP_STACK_FULL,	   /* user side: the way to the host stack was full */
+	WEIR_DROP_STACK_FAILED,	   /* user side: the kernel did not take a frame for the host stack */
+	WEIR_DROP_TOO_LONG,	   /* user side: longer than the port's MTU allows */
+	WEIR_DROP_DEVICE_DOWN,	   /* user side: the port's device is down */
+	WEIR_DROP_OWN,
+	WEIR_DROPS = 38
+};
+
+#define WEIR_COUNTERS 16
+
+enum weir_port_counter {
+	WEIR_PORT_COPIES,	/* frames that floods made beyond the one that came in */
+};
+
+struct account {
+	__u64 frames;			/* port: received; egress: seen */
+	__u64 bytes;			/* the same frames */
+	__u64 tx;			/* port: handed to the device */
+	__u64 tx_bytes;			/* user rows only: the tracepoint does not know lengths */
+	__u64 verdict[WEIR_VERDICTS];	/* port: what became of its frames; stage: what it decided; egress: next and drop */
+	__u64 drop[WEIR_DROPS];
+	__u64 counter[WEIR_COUNTERS];	/* stage: the plugin's own, named by it; port: enum weir_port_counter */
+};

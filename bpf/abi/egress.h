@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause */
+/* egress: what the host build of an egress program hands to the runtime: its body, its keys and its names. */
+#pragma once
+
+#include <linux/types.h>
+
+/* The configuration or the state of a program that has none. */
+struct egress_none {
+	__u32 unused;
+};
+
+enum egress_key_type {
+	EGRESS_KEY_END,
+	EGRESS_KEY_U32,
+	EGRESS_KEY_MAC,
+};
+
+/* One configuration key, and where its value goes in the program's configuration struct. */
+struct egress_key {
+	const char *name;
+	enum egress_key_type type;
+	const char *says;	/* one sentence for people */
+	int required;
+	const char *fallback;	/* as it would stand in the file; "port": the address of the port's device; null: none */
+	__u32 offset;		/* of the value: __u32, or six bytes */
+	__u32 present;		/* offset of a __u8 that is set to 1 when there is a value */
+	long long min, max;	/* EGRESS_KEY_U32 */
+};
+
+struct egress_frame;
+
+struct egress_program {
+	const char *name;
+	const char *says;
+	__u32 (*run)(struct egress_frame *frame, const void *config, void *state);
+	const struct egress_key *keys;	/* ends with EGRESS_KEY_END */
+	const char *const *drops;	/* reasons, ends with null */
+	const char *const *counters;	/* names of the __u64 that the state consists of, ends with null; none: the state is the program's own affair */
+	__u32 config_size;
+	__u32 state_size;
+};
+
+/* The verdict of a body: transmit, or drop under one of the program's own reasons. */
+#define EGRESS_TRANSMIT 0u
+#define EGRESS_DROP(reason) (1u + (reason))

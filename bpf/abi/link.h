@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause */
+/* link: what a program is told before it is loaded, so that the verifier sees constants: where it stands and what comes next. */
+#pragma once
+
+#include <linux/types.h>
+
+enum weir_go {
+	WEIR_GO_STAGE,	/* tail call slot `next` of the program array */
+	WEIR_GO_PUNT,	/* stage `next` has no kernel half: to its user half */
+	WEIR_GO_STACK,	/* there is no next stage */
+};
+
+struct ingress_link {
+	__u32 port;	/* slot: key of the map "ports" */
+	__u32 block;	/* of the port in the accounts */
+	__u32 blocks;	/* per row of the accounts */
+	__u32 sockets;	/* first key of the port in the map "sockets" */
+	__u32 queues;	/* how many keys it has there */
+	__u32 go;	/* enum weir_go */
+	__u32 next;
+};
+
+struct stage_link {
+	__u32 stage;	/* its number in the instance: slot of the program array, and what a punted frame's metadata says */
+	__u32 block;
+	__u32 blocks;
+	__u32 go;
+	__u32 next;
+};
+
+struct egress_link {
+	__u32 block;
+	__u32 blocks;
+	__u32 next;	/* slot of the program array "chain"; WEIR_NO_NEXT: transmit */
+	__u32 rows;	/* entries of "state" */
+};
+
+/* Tracepoints see the devices of every network namespace, and ifindexes repeat. */
+struct trace_link {
+	__u32 netns;	/* inode of the instance's own */
+	__u32 blocks;
+};
+
+#define WEIR_NO_NEXT 0xffffffffu
+
+/* Per CPU, written by the ingress program, read by the stages behind it. */
+struct scratch {
+	__u32 port;
+	__u32 block;	/* of the port in the accounts */
+	__u32 sockets;
+	__u32 queues;
+	__u32 injected;	/* frames that user space has just given to the host stack, and that generic XDP will show to the ingress program again */
+};
+
+/* In front of the bytes of a punted frame. */
+struct punt_meta {
+	__u32 magic;	/* WEIR_PUNT_MAGIC; cleared by the reader, since a frame's headroom keeps what an earlier frame left there */
+	__u16 port;
+	__u8 stage;
+	__u8 reason;	/* the stage's own, from 0 */
+};
+
+#define WEIR_PUNT_MAGIC 0x72696577u
+
+#define WEIR_MAX_PORTS 64
+#define WEIR_MAX_STAGES 64
+#define WEIR_MAX_GROUPS 64
+
+/* What the kernel must know of a group beside its devmap: a flood that has a single target is a plain redirect, which costs no clone, and
+ * a member that cannot take the frame would be skipped without a word (kernel/bpf/devmap.c, is_valid_dst), so that such a frame
+ * goes to the user half, which sends it member by member and counts. */
+struct group_targets {
+	__u32 longest;			/* bytes of a frame that every member takes: MTU, Ethernet header and one VLAN tag; 0: not all by redirect */
+	__u8 only[WEIR_MAX_PORTS];	/* by the port that the frame came in by: the one target, or WEIR_MANY, or WEIR_NONE */
+	__u8 fan_out[WEIR_MAX_PORTS];	/* by the same: the number of targets */
+};
+
+#define WEIR_MANY 0xff
+#define WEIR_NONE 0xfe

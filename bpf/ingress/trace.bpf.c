@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause */
+/* trace: count what the kernel does with a frame after a program's verdict: sent, refused by the device, or lost with an error. */
+#include <linux/bpf.h>
+#include <linux/errno.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#include "bpf/abi/account.h"
+#include "bpf/abi/link.h"
+
+/* The few fields that are read, found by CO-RE wherever the running kernel has them. */
+struct ns_common {
+	unsigned int inum;
+} __attribute__((preserve_access_index));
+struct net {
+	struct ns_common ns;
+} __attribute__((preserve_access_index));
+typedef struct {
+	struct net *net;
+} __attribute__((preserve_access_index)) possible_net_t;
+struct net_device {
+	int ifindex;
+	possible_net_t nd_net;
+} __attribute__((preserve_access_index));
+struct bpf_prog;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct account);
+} accounts SEC(".maps");
+
+/* ifindex of each port's device to its block in the accounts. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, WEIR_MAX_PORTS);
+	__type(key, __u32);
+	__type(value, __u32);
+} devices SEC(".maps");
+
+const volatile struct trace_link trace_link SEC(".rodata.weir");
+
+static __always_inline struct account *account_of_device(const struct net_device *dev)
+{
+	__u32 ifindex, key, *block;
+
+	/* A redirect without a target device has none to name. */
+	if (!dev || dev->nd_net.net->ns.inum != trace_link.netns)
+		return 0;
+	ifindex = dev->ifindex;
+	block = bpf_map_lookup_elem(&devices, &ifindex);
+	if (!block)
+		return 0;
+	key = bpf_get_smp_processor_id() * trace_link.blocks + *block;
+	return bpf_map_lookup_elem(&accounts, &key);
+}
+
+SEC("tp_btf/xdp_devmap_xmit")
+int BPF_PROG(devmap_xmit, const struct net_device *from, const struct net_device *to, int sent, int drops, int err)
+{
+	struct account *account = account_of_device(to);
+
+	if (!account)
+		return 0;
+	if (sent > 0)
+		account->tx += sent;
+	if (drops > 0)
+		account->drop[err == -ENXIO ? WEIR_DROP_PEER_NO_NAPI : WEIR_DROP_DEVICE_REFUSED] += drops;
+	return 0;
+}
+
+SEC("tp_btf/xdp_redirect_err")
+int BPF_PROG(redirect_err, const struct net_device *dev, const struct bpf_prog *prog, const void *target, int err, int map_type)
+{
+	struct account *account = account_of_device(dev);
+
+	if (account)
+		account->drop[map_type == BPF_MAP_TYPE_XSKMAP ? WEIR_DROP_PUNT_FAILED : WEIR_DROP_REDIRECT_FAILED]++;
+	return 0;
+}
+
+SEC("tp_btf/xdp_exception")
+int BPF_PROG(exception, const struct net_device *dev, const struct bpf_prog *prog, __u32 action)
+{
+	struct account *account = account_of_device(dev);
+
+	if (account)
+		account->drop[WEIR_DROP_EXCEPTION]++;
+	return 0;
+}
+
+char licence[] SEC("license") = "Dual BSD/GPL";

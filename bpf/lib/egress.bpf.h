@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause */
+/* egress: all that an egress program includes. One body; the shell for the devmap entry, a wrapper for test runs and the host build
+ * come with it. Write, in this order:
+ *   EGRESS_DROPS(name, "reason", …)      EGRESS_COUNTERS(name, "counter", …)      EGRESS_KEYS(name, { … }, …)
+ *   EGRESS(name, "sentence", struct config, struct state) { … return EGRESS_TRANSMIT; } */
+#pragma once
+
+#include <linux/types.h>
+
+#include "bpf/abi/egress.h"
+
+static inline __attribute__((always_inline)) __u32 egress_drop(__u32 reason) { return EGRESS_DROP(reason); }
+
+#ifdef __bpf__
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "bpf/abi/account.h"
+#include "bpf/abi/link.h"
+
+/* Sizes of maps are placeholders: the loader gives every program the instance's own "accounts", and its chain's "chain". */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct account);
+} accounts SEC(".maps");
+
+/* Devmap programs may tail call only each other. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} chain SEC(".maps");
+
+const volatile struct egress_link egress_link SEC(".rodata.weir");
+
+struct egress_frame {
+	struct xdp_md *ctx;
+};
+
+/* `size` bytes at `offset` of the frame, or null when the frame is shorter. */
+static __always_inline void *egress_header(struct egress_frame *frame, __u32 offset, __u32 size)
+{
+	void *at = (void *)(long)frame->ctx->data + offset;
+
+	return at + size > (void *)(long)frame->ctx->data_end ? 0 : at;
+}
+
+static __always_inline __u32 egress_length(struct egress_frame *frame) { return frame->ctx->data_end - frame->ctx->data; }
+
+static __always_inline struct account *egress_account(void)
+{
+	__u32 key = bpf_get_smp_processor_id() * egress_link.blocks + egress_link.block;
+
+	return bpf_map_lookup_elem(&accounts, &key);
+}
+
+/* Count the verdict; the shell's action for it. The tail call's slot is a constant at load. */
+static __always_inline int egress_close(struct xdp_md *ctx, struct account *account, __u32 verdict)
+{
+	__u32 reason = WEIR_DROP_OWN + verdict - 1;
+
+	if (verdict != EGRESS_TRANSMIT) {
+		account->verdict[WEIR_DROP]++;
+		if (reason < WEIR_DROPS)
+			account->drop[reason]++;
+		return XDP_DROP;
+	}
+	account->verdict[WEIR_NEXT]++;
+	if (egress_link.next == WEIR_NO_NEXT)
+		return XDP_PASS; /* on a device entry: transmit */
+	bpf_tail_call(ctx, &chain, egress_link.next);
+	return XDP_ABORTED; /* half a chain is never transmitted; shows as xdp_exception */
+}
+
+#define EGRESS_DROPS(name, ...)
+#define EGRESS_COUNTERS(name, ...)
+#define EGRESS_KEYS(name, ...)
+
+/* `config` lies in a section of its own and `state` in an array: both memory-mapped, so that the host build uses the same ones.
+ * State has a row for each CPU and, behind these, for each worker: a row has one writer. */
+#define EGRESS(name, sentence, config_type, state_type)                                                            \
+	config_type egress_config SEC(".data.config");                                                             \
+	struct {                                                                                                   \
+		__uint(type, BPF_MAP_TYPE_ARRAY);                                                                  \
+		__uint(map_flags, BPF_F_MMAPABLE);                                                                 \
+		__uint(max_entries, 1);                                                                            \
+		__type(key, __u32);                                                                                \
+		__type(value, state_type);                                                                         \
+	} state SEC(".maps");                                                                                      \
+	static __always_inline __u32 name##_body(struct egress_frame *frame, const config_type *config, state_type *st); \
+	static __always_inline int name##_run(struct xdp_md *ctx)                                                  \
+	{                                                                                                          \
+		struct egress_frame frame = { .ctx = ctx };                                                        \
+		struct account *account = egress_account();                                                        \
+		__u32 row = bpf_get_smp_processor_id();                                                            \
+		state_type *st = bpf_map_lookup_elem(&state, &row);                                                \
+                                                                                                                   \
+		if (!account || !st)                                                                               \
+			return XDP_ABORTED;                                                                        \
+		account->frames++;                                                                                 \
+		return egress_close(ctx, account, name##_body(&frame, (const config_type *)&egress_config, st));   \
+	}                                                                                                          \
+	SEC("xdp/devmap") int name(struct xdp_md *ctx) { return name##_run(ctx); }                                  \
+	SEC("xdp") int name##_test(struct xdp_md *ctx) { return name##_run(ctx); }                                  \
+	char licence[] SEC("license") = "Dual BSD/GPL";                                                            \
+	static __always_inline __u32 name##_body(struct egress_frame *frame, const config_type *config, state_type *st)
+
+#else /* host */
+
+#include <stddef.h>
+
+struct egress_frame {
+	__u8 *data;
+	__u32 length;
+};
+
+static inline void *egress_header(struct egress_frame *frame, __u32 offset, __u32 size)
+{
+	return offset + size > frame->length ? NULL : frame->data + offset;
+}
+
+static inline __u32 egress_length(struct egress_frame *frame) { return frame->length; }
+
+#define EGRESS_DROPS(name, ...) static const char *const name##_drops[] = { __VA_ARGS__ __VA_OPT__(,) NULL };
+#define EGRESS_COUNTERS(name, ...) static const char *const name##_counters[] = { __VA_ARGS__ __VA_OPT__(,) NULL };
+#define EGRESS_KEYS(name, ...) static const struct egress_key name##_keys[] = { __VA_ARGS__ __VA_OPT__(,) { .type = EGRESS_KEY_END } };
+
+#define EGRESS(program, sentence, config_type, state_type)                                                         \
+	static inline __u32 program##_body(struct egress_frame *frame, const config_type *config, state_type *st); \
+	static __u32 program##_run(struct egress_frame *frame, const void *config, void *st)                       \
+	{                                                                                                          \
+		return program##_body(frame, (const config_type *)config, (state_type *)st);                       \
+	}                                                                                                          \
+	extern const struct egress_program weir_egress_##program;                                                  \
+	const struct egress_program weir_egress_##program = {                                                      \
+		.name = #program,                                                                                  \
+		.says = sentence,                                                                                  \
+		.run = program##_run,                                                                              \
+		.keys = program##_keys,                                                                            \
+		.drops = program##_drops,                                                                          \
+		.counters = program##_counters,                                                                    \
+		.config_size = sizeof(config_type),                                                                \
+		.state_size = sizeof(state_type),                                                                  \
+	};                                                                                                         \
+	static inline __u32 program##_body(struct egress_frame *frame, const config_type *config, state_type *st)
+
+#endif

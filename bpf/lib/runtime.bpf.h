@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause */
+/* runtime: the maps of an instance, and what every verdict does in the kernel. Included by the ingress program and by stage.bpf.h. */
+#pragma once
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "bpf/abi/account.h"
+#include "bpf/abi/link.h"
+
+/* Sizes here are placeholders: the loader gives every program the instance's own maps of these names. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct account);
+} accounts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratch SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, WEIR_MAX_STAGES);
+	__type(key, __u32);
+	__type(value, __u32);
+} stages SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, WEIR_MAX_PORTS);
+	__type(key, __u32);
+	__type(value, struct bpf_devmap_val);
+} ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} sockets SEC(".maps");
+
+struct group_devmap {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, WEIR_MAX_PORTS);
+	__type(key, __u32);
+	__type(value, struct bpf_devmap_val);
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, WEIR_MAX_GROUPS);
+	__type(key, __u32);
+	__array(values, struct group_devmap);
+} groups SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WEIR_MAX_GROUPS);
+	__type(key, __u32);
+	__type(value, struct group_targets);
+} targets SEC(".maps");
+
+struct stage_frame {
+	struct xdp_md *ctx;
+	struct scratch *scratch;
+	struct account *port;	/* of the port that the frame came in by */
+	struct account *stage;	/* that decides; null in the ingress program, and once a stage has let the frame go on */
+};
+
+static __always_inline struct account *account_of(__u32 block, __u32 blocks)
+{
+	__u32 key = bpf_get_smp_processor_id() * blocks + block;
+
+	return bpf_map_lookup_elem(&accounts, &key);
+}
+
+static __always_inline int end_with(struct stage_frame *frame, enum weir_verdict verdict, int action)
+{
+	frame->port->verdict[verdict]++;
+	if (frame->stage)
+		frame->stage->verdict[verdict]++;
+	return action;
+}
+
+static __always_inline int end_with_drop(struct stage_frame *frame, __u32 reason)
+{
+	if (reason >= WEIR_DROPS)
+		reason = WEIR_DROP_NO_STAGE;
+	/* The stage's reasons are its own: counted in its block. What the runtime drops is counted at the port. */
+	if (reason >= WEIR_DROP_OWN && frame->stage)
+		frame->stage->drop[reason]++;
+	else
+		frame->port->drop[reason]++;
+	return end_with(frame, WEIR_DROP, XDP_DROP);
+}
+
+static __always_inline int end_with_punt(struct stage_frame *frame, __u32 stage, __u32 reason)
+{
+	struct xdp_md *ctx = frame->ctx;
+	__u32 queue = ctx->rx_queue_index;
+
+	if (queue >= frame->scratch->queues)
+		return end_with_drop(frame, WEIR_DROP_NO_SOCKET);
+	/* A driver without metadata leaves the frame as it is; the user side then starts at the first stage, which may always be done
+	 * since a user half is complete. */
+	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(struct punt_meta)) == 0) {
+		struct punt_meta *meta = (void *)(long)ctx->data_meta;
+
+		if ((void *)(meta + 1) > (void *)(long)ctx->data)
+			return end_with_drop(frame, WEIR_DROP_NO_SOCKET);
+		meta->magic = WEIR_PUNT_MAGIC;
+		meta->port = frame->scratch->port;
+		meta->stage = stage;
+		meta->reason = reason;
+	}
+	if (bpf_redirect_map(&sockets, frame->scratch->sockets + queue, XDP_DROP) != XDP_REDIRECT)
+		return end_with_drop(frame, WEIR_DROP_NO_SOCKET);
+	return end_with(frame, WEIR_PUNT, XDP_REDIRECT);
+}
+
+/* A port without a device entry is one that only user space sends to: the user half of the stage decides the same and sends it. */
+static __always_inline int end_with_redirect(struct stage_frame *frame, __u32 stage, __u32 port)
+{
+	if (bpf_redirect_map(&ports, port, XDP_DROP) != XDP_REDIRECT)
+		return end_with_punt(frame, stage, 0);
+	return end_with(frame, WEIR_REDIRECT, XDP_REDIRECT);
+}
+
+static __always_inline int end_with_flood(struct stage_frame *frame, __u32 stage, __u32 group)
+{
+	struct group_targets *to = bpf_map_lookup_elem(&targets, &group);
+	void *members = bpf_map_lookup_elem(&groups, &group);
+	__u32 port = frame->scratch->port;
+
+	if (!to || !members || port >= WEIR_MAX_PORTS)
+		return end_with_drop(frame, WEIR_DROP_NO_GROUP);
+	if (to->longest < (__u32)(frame->ctx->data_end - frame->ctx->data))
+		return end_with_punt(frame, stage, 0);
+	if (to->only[port] == WEIR_NONE)
+		return end_with_drop(frame, WEIR_DROP_NO_ENTRY);
+	if (to->only[port] != WEIR_MANY)
+		return end_with_redirect(frame, stage, to->only[port]);
+	if (bpf_redirect_map(members, 0, BPF_F_BROADCAST | BPF_F_EXCLUDE_INGRESS) != XDP_REDIRECT)
+		return end_with_drop(frame, WEIR_DROP_NO_ENTRY);
+	frame->port->counter[WEIR_PORT_COPIES] += to->fan_out[port] - 1;
+	return end_with(frame, WEIR_FLOOD, XDP_REDIRECT);
+}
+
+/* `go` and `next` are constants at load: the branch is decided by the verifier, and the tail call becomes a direct jump. */
+static __always_inline int go_on(struct stage_frame *frame, __u32 go, __u32 next)
+{
+	if (go == WEIR_GO_PUNT)
+		return end_with_punt(frame, next, 0);
+	if (go == WEIR_GO_STACK)
+		return end_with(frame, WEIR_TO_STACK, XDP_PASS);
+	bpf_tail_call(frame->ctx, &stages, next);
+	return end_with_drop(frame, WEIR_DROP_NO_STAGE);
+}

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause */
+/* stage: all that a kernel half includes. Write one STAGE(name) { ... } that returns one of the verdicts below. */
+#pragma once
+
+#include "bpf/lib/runtime.bpf.h"
+
+/* A verdict: what (enum weir_verdict) in the low half, its argument in the high half. */
+typedef __u64 stage_verdict;
+
+#define STAGE_VERDICT(what, argument) ((__u64)(what) | (__u64)(argument) << 32)
+
+static __always_inline stage_verdict next(void) { return STAGE_VERDICT(WEIR_NEXT, 0); }
+static __always_inline stage_verdict redirect(__u32 port) { return STAGE_VERDICT(WEIR_REDIRECT, port); }
+static __always_inline stage_verdict flood(__u32 group) { return STAGE_VERDICT(WEIR_FLOOD, group); }
+static __always_inline stage_verdict to_stack(void) { return STAGE_VERDICT(WEIR_TO_STACK, 0); }
+/* Reasons count from 0, in the order in which the plugin declares them. */
+static __always_inline stage_verdict punt(__u32 reason) { return STAGE_VERDICT(WEIR_PUNT, reason); }
+static __always_inline stage_verdict drop(__u32 reason) { return STAGE_VERDICT(WEIR_DROP, reason); }
+
+/* The slot of the port that the frame came in by. */
+static __always_inline __u32 stage_port(const struct stage_frame *frame) { return frame->scratch->port; }
+
+/* `size` bytes at `offset` of the frame, or null when the frame is shorter. Offsets must be small constants or be masked. */
+static __always_inline void *stage_header(const struct stage_frame *frame, __u32 offset, __u32 size)
+{
+	void *at = (void *)(long)frame->ctx->data + offset;
+
+	return at + size > (void *)(long)frame->ctx->data_end ? 0 : at;
+}
+
+/* One of the plugin's own counters, in the order in which it declares them. */
+static __always_inline void stage_count(struct stage_frame *frame, __u32 counter)
+{
+	if (counter < WEIR_COUNTERS)
+		frame->stage->counter[counter]++;
+}
+
+const volatile struct stage_link stage_link SEC(".rodata.weir");
+
+static __always_inline int stage_open(struct stage_frame *frame)
+{
+	__u32 zero = 0;
+
+	frame->scratch = bpf_map_lookup_elem(&scratch, &zero);
+	if (!frame->scratch)
+		return 0;
+	frame->port = account_of(frame->scratch->block, stage_link.blocks);
+	frame->stage = account_of(stage_link.block, stage_link.blocks);
+	return frame->port && frame->stage;
+}
+
+static __always_inline int stage_close(struct stage_frame *frame, stage_verdict verdict)
+{
+	__u32 what = (__u32)verdict, argument = verdict >> 32;
+
+	switch (what) {
+	case WEIR_NEXT:
+		frame->stage->verdict[WEIR_NEXT]++;
+		frame->stage = 0;
+		return go_on(frame, stage_link.go, stage_link.next);
+	case WEIR_REDIRECT:
+		return end_with_redirect(frame, stage_link.stage, argument);
+	case WEIR_FLOOD:
+		return end_with_flood(frame, stage_link.stage, argument);
+	case WEIR_PUNT:
+		return end_with_punt(frame, stage_link.stage, argument);
+	case WEIR_TO_STACK:
+		return end_with(frame, WEIR_TO_STACK, XDP_PASS);
+	default:
+		return end_with_drop(frame, WEIR_DROP_OWN + argument);
+	}
+}
+
+#define STAGE(name)                                                                     \
+	static __always_inline stage_verdict name##_body(struct stage_frame *frame);    \
+	SEC("xdp") int name(struct xdp_md *ctx)                                         \
+	{                                                                               \
+		struct stage_frame frame = { .ctx = ctx };                              \
+                                                                                        \
+		/* Cannot be: the loader sizes the maps. XDP_ABORTED shows as xdp_exception. */ \
+		if (!stage_open(&frame))                                                \
+			return XDP_ABORTED;                                             \
+		return stage_close(&frame, name##_body(&frame));                        \
+	}                                                                               \
+	char weir_licence[] SEC("license") = "Dual BSD/GPL";                            \
+	static __always_inline stage_verdict name##_body(struct stage_frame *frame)

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// spin_lock: a lock for a few instructions that are rarely wanted by two at once, such as handing a burst to a shared ring.
+#pragma once
+
+#include <atomic>
+
+namespace weir {
+
+class SpinLock {
+ public:
+  void lock() noexcept {
+    while (locked_.exchange(true, std::memory_order_acquire))
+      while (locked_.load(std::memory_order_relaxed)) relax();
+  }
+  void unlock() noexcept { locked_.store(false, std::memory_order_release); }
+
+ private:
+  static void relax() noexcept {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+  std::atomic<bool> locked_{false};
+};
+
+}  // namespace weir

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// config: the configuration as passive data, and how it is read from a file.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/config/node.hh"
+#include "core/config/schema.hh"
+
+namespace weir {
+
+enum class Driver { xdp, null };
+enum class Mode { automatic, native, generic };
+enum class Attach { exclusive, shared };
+enum class ZeroCopy { automatic, on, off };
+
+struct EgressConfig {
+  std::string program;
+  ConfigNode keys;
+  Position at;
+};
+
+struct PortConfig {
+  std::string name;
+  std::string device;  // driver xdp: the netdev; else empty
+  Driver driver = Driver::xdp;
+  Mode mode = Mode::automatic;
+  Attach attach = Attach::exclusive;
+  ZeroCopy zero_copy = ZeroCopy::automatic;
+  u32 queues = 0;  // 0: all that the device has
+  std::string pipeline;  // empty: frames only leave here; what comes in goes to the host stack
+  std::vector<EgressConfig> egress;  // the chain, in order
+  Position at;
+};
+
+struct GroupConfig {
+  std::string name;
+  std::vector<std::string> ports;
+  Position at;
+};
+
+struct StageConfig {
+  std::string plugin;
+  std::string name;  // unique in its pipeline; default: the plugin's name
+  ConfigNode keys;   // the plugin's own keys
+  Position at;
+};
+
+struct PipelineConfig {
+  std::string name;
+  std::vector<StageConfig> stages;
+  Position at;
+};
+
+struct Config {
+  std::string file;         // for messages
+  std::string name;         // of the instance
+  u32 workers = 0;          // 0: one per CPU
+  u32 frame_size = 2048;    // bytes
+  u32 frame_count = 16384;  // frames in the shared umem
+  std::vector<PortConfig> ports;
+  std::vector<GroupConfig> groups;
+  std::vector<PipelineConfig> pipelines;
+};
+
+// One thing that is wrong with a file. Its text: "FILE:LINE:COL: path: what, and what is allowed".
+struct Problem {
+  std::string file;
+  Position at;
+  std::string path;  // "port[1].mode"
+  std::string what;
+  [[nodiscard]] std::string text() const;
+};
+using Problems = std::vector<Problem>;
+
+constexpr std::size_t max_ports = 64;
+constexpr std::size_t max_egress_chain = 8;
+
+// Reads and checks a whole file; touches nothing else. Every problem that can be told from the file alone is in the answer, in the
+// order of the file.
+std::expected<Config, Problems> load_config(const std::string& file, const Catalog& catalog);
+// The same from text; `file` is only for messages.
+std::expected<Config, Problems> parse_config(std::string_view text, const std::string& file, const Catalog& catalog);
+
+}  // namespace weir

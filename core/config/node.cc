@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// node: read a checked table.
+#include "core/config/node.hh"
+
+namespace weir {
+namespace {
+
+using Values = std::vector<std::pair<std::string, ConfigValue>>;
+
+const ConfigValue* find(const Values& values, std::string_view key) noexcept {
+  for (const auto& [name, value] : values)
+    if (name == key) return &value;
+  return nullptr;
+}
+
+template <typename T>
+const T& get(const Values& values, std::string_view key) {
+  const ConfigValue* value = find(values, key);
+  if (value == nullptr) broken("a constructor asks for a key that its schema does not declare, or that may be left out");
+  const T* typed = std::get_if<T>(&value->value);
+  if (typed == nullptr) broken("a constructor asks for a key by another type than its schema declares");
+  return *typed;
+}
+
+}  // namespace
+
+ConfigNode::ConfigNode(std::string path, Position at, Values values) : path_(std::move(path)), at_(at), values_(std::move(values)) {}
+
+bool ConfigNode::has(std::string_view key) const noexcept { return find(values_, key) != nullptr; }
+bool ConfigNode::boolean(std::string_view key) const { return get<bool>(values_, key); }
+i64 ConfigNode::integer(std::string_view key) const { return get<i64>(values_, key); }
+const std::string& ConfigNode::string(std::string_view key) const { return get<std::string>(values_, key); }
+Mac ConfigNode::mac(std::string_view key) const { return get<Mac>(values_, key); }
+
+const std::vector<ConfigValue>& ConfigNode::list(std::string_view key) const {
+  static const std::vector<ConfigValue> none;
+  return has(key) ? get<std::vector<ConfigValue>>(values_, key) : none;
+}
+
+std::vector<ConfigNode> ConfigNode::tables(std::string_view key) const {
+  std::vector<ConfigNode> nodes;
+  for (const ConfigValue& element : list(key)) {
+    const auto* values = std::get_if<Values>(&element.value);
+    if (values == nullptr) broken("a constructor asks for tables where its schema declares another list");
+    nodes.emplace_back(fmt::format("{}.{}[{}]", path_, key, nodes.size()), element.at, *values);
+  }
+  return nodes;
+}
+
+Position ConfigNode::at(std::string_view key) const noexcept {
+  const ConfigValue* value = find(values_, key);
+  return value != nullptr && value->at.line != 0 ? value->at : at_;
+}
+
+std::unexpected<Error> ConfigNode::refuse(std::string_view key, std::string_view what) const {
+  const std::size_t split = path_.find('\0');
+  const std::string file = split == std::string::npos ? "" : path_.substr(0, split);
+  const std::string path = split == std::string::npos ? path_ : path_.substr(split + 1);
+  const Position position = at(key);
+  return std::unexpected(Error{Failure::invalid, fmt::format("{}:{}:{}: {}{}{}: {}", file, position.line, position.column, path,
+                                                             path.empty() ? "" : ".", key, what)});
+}
+
+}  // namespace weir

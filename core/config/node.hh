@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// node: one table of the configuration, already checked against its schema, as a plugin's constructor reads it.
+#pragma once
+
+#include <array>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "core/base/result.hh"
+#include "core/base/types.hh"
+
+namespace weir {
+
+struct Position {
+  u32 line = 0, column = 0;  // both from 1; 0: not from a file
+};
+
+using Mac = std::array<u8, 6>;
+
+class ConfigNode;
+
+struct ConfigValue {
+  Position at;
+  std::variant<bool, i64, std::string, Mac, std::vector<ConfigValue>, std::vector<std::pair<std::string, ConfigValue>>> value;
+};
+
+// Keys are asked for by the name and the type that the schema declares; anything else is a mistake of the program and aborts.
+class ConfigNode {
+ public:
+  ConfigNode() = default;
+  ConfigNode(std::string path, Position at, std::vector<std::pair<std::string, ConfigValue>> values);
+
+  [[nodiscard]] bool has(std::string_view key) const noexcept;
+  [[nodiscard]] bool boolean(std::string_view key) const;
+  [[nodiscard]] i64 integer(std::string_view key) const;
+  [[nodiscard]] const std::string& string(std::string_view key) const;  // also the name of a port
+  [[nodiscard]] Mac mac(std::string_view key) const;
+  [[nodiscard]] const std::vector<ConfigValue>& list(std::string_view key) const;  // empty when left out
+  [[nodiscard]] std::vector<ConfigNode> tables(std::string_view key) const;        // a list of tables; empty when left out
+  [[nodiscard]] Position at(std::string_view key) const noexcept;                  // of the key's value, else of the table
+  [[nodiscard]] Position at() const noexcept { return at_; }
+
+  // The error of a constructor that refuses a key's value, with its position: "FILE:LINE:COL: path.key: what".
+  [[nodiscard]] std::unexpected<Error> refuse(std::string_view key, std::string_view what) const;
+
+ private:
+  std::string path_;  // "edge.toml" + '\0' + "pipeline[0].stage[1]"; see refuse()
+  Position at_;
+  std::vector<std::pair<std::string, ConfigValue>> values_;  // defaults filled in
+};
+
+}  // namespace weir

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// schema: which keys a table may have. Declared once: `weir check` refuses by it, constructors read by it, `weir plugins` prints it.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/base/types.hh"
+
+namespace weir {
+
+struct Key {
+  enum class Type { boolean, integer, string, mac, port, list, table };
+
+  std::string name;
+  Type type = Type::string;
+  std::string says;                  // one sentence for people
+  bool required = true;              // made optional by otherwise() or optional()
+  std::string default_text;          // as it would stand in the file; empty: nothing
+  i64 min = 0, max = 0;              // integer: the value; list: the number of its elements
+  std::vector<std::string> choices;  // string: the allowed ones; empty: any
+  std::vector<Key> inner;            // list: the one element type; table: its keys
+
+  static Key boolean(std::string name);
+  static Key integer(std::string name, i64 min, i64 max);
+  static Key string(std::string name, std::vector<std::string> choices = {});
+  static Key mac(std::string name);   // "02:00:00:00:00:01"
+  static Key port(std::string name);  // the name of a [[port]] of this file
+  static Key list(std::string name, Key element, i64 min_elements, i64 max_elements);
+  static Key table(std::string name, std::vector<Key> keys);
+
+  Key&& otherwise(std::string toml_value) &&;  // optional, with this default: "300", "\"auto\"", "true"
+  Key&& optional() &&;                         // may be left out; has no value then
+  Key&& as(std::string sentence) &&;
+};
+
+using Schema = std::vector<Key>;
+
+// What the configuration may name: the stages' plugins and the egress programs, with their keys.
+class Catalog {
+ public:
+  virtual ~Catalog() = default;
+  [[nodiscard]] virtual const Schema* stage(const std::string& plugin) const = 0;    // null: there is no such plugin
+  [[nodiscard]] virtual const Schema* egress(const std::string& program) const = 0;  // null: there is no such egress program
+  [[nodiscard]] virtual std::vector<std::string> stages() const = 0;
+  [[nodiscard]] virtual std::vector<std::string> egress_programs() const = 0;
+};
+
+}  // namespace weir

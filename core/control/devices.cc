@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// devices: what stands in the way of a port, said before it is tried.
+#include "core/control/devices.hh"
+
+#include <linux/if_ether.h>
+
+#include <map>
+
+#include "core/port/xsk.hh"
+
+namespace weir {
+namespace {
+
+constexpr u32 vlan_tag = 4;
+
+void report(std::string& problems, const std::string& line) { problems += (problems.empty() ? "" : "\n") + line; }
+
+// What of a frame's memory is left for bytes: the kernel keeps its headroom in front (XDP_PACKET_HEADROOM, linux/bpf.h).
+constexpr u32 payload(u32 frame_size) { return frame_size - 256; }
+
+std::string mtu_problem(const PortConfig& port, const Netdev& netdev, u32 frame_size) {
+  const u32 room = payload(frame_size) - ETH_HLEN - vlan_tag;
+  if (netdev.mtu <= room) return "";
+  const bool larger_helps = frame_size < 4096 && netdev.mtu <= payload(4096) - ETH_HLEN - vlan_tag;
+  return fmt::format("port {}: device {} has MTU {}, but a frame of {} bytes has room for {}: {}ip link set dev {} mtu {}", port.name,
+                     netdev.name, netdev.mtu, frame_size, room, larger_helps ? "set [frames] size = 4096, or: " : "", netdev.name, room);
+}
+
+std::string queue_problem(const PortConfig& port, const Netdev& netdev) {
+  const u32 wanted = port.queues == 0 ? netdev.queues : port.queues;
+  if (wanted > KernelSide::max_queues)
+    return fmt::format("port {}: device {} has {} queues, weir serves at most {}: ethtool -L {} combined {}", port.name, netdev.name,
+                       netdev.queues, KernelSide::max_queues, netdev.name, KernelSide::max_queues);
+  if (wanted == netdev.queues) return "";
+  return fmt::format("port {}: queues = {}, but device {} has {}: frames of a queue without a socket would be lost; set queues = \"all\", or: "
+                     "ethtool -L {} combined {}",
+                     port.name, wanted, netdev.name, netdev.queues, netdev.name, wanted);
+}
+
+std::string napi_warning(const PortConfig& port, const Netdev& netdev) {
+  const PeerNapi napi = peer_napi(netdev);
+  if (napi.state != PeerNapi::State::missing) return "";
+  return fmt::format("port {}: the peer of {}, {}{}, has neither GRO nor an XDP program: frames redirected to this port will be lost; there: "
+                     "ethtool -K {} gro on",
+                     port.name, netdev.name, napi.name, napi.netns.empty() ? "" : " in namespace " + napi.netns, napi.name);
+}
+
+}  // namespace
+
+u32 longest_frame(const Netdev& netdev) noexcept { return netdev.up ? netdev.mtu + ETH_HLEN + vlan_tag : 0; }
+
+Result<std::vector<Device>> look_at_devices(const Config& config, std::vector<std::string>& warnings) {
+  std::vector<Device> devices;
+  std::map<u32, std::string> owners;  // by ifindex: two names may be one device
+  std::string problems;
+  bool invalid_file = false;
+  for (u16 slot = 0; slot < config.ports.size(); ++slot) {
+    const PortConfig& port = config.ports[slot];
+    if (port.driver != Driver::xdp) continue;
+    Result<Netdev> netdev = look_at(port.device);
+    if (!netdev) {
+      report(problems, fmt::format("port {}: {}", port.name, netdev.error().what));
+      continue;
+    }
+    if (auto [owner, fresh] = owners.emplace(netdev->ifindex.value, port.name); !fresh) {
+      report(problems, fmt::format("port {}: {} is the device of port {} under another name; a device is one port", port.name, port.device,
+                                   owner->second));
+      invalid_file = true;
+    }
+    for (const std::string& problem : {mtu_problem(port, *netdev, config.frame_size), queue_problem(port, *netdev)})
+      if (!problem.empty()) report(problems, problem);
+    if (!netdev->up)
+      warnings.push_back(fmt::format("port {}: device {} is down; nothing is received or sent until: ip link set dev {} up", port.name,
+                                     port.device, port.device));
+    if (std::string warning = napi_warning(port, *netdev); !warning.empty()) warnings.push_back(std::move(warning));
+    devices.push_back({PortSlot{slot}, *netdev, netdev->queues});
+  }
+  if (!problems.empty()) return std::unexpected(Error{invalid_file ? Failure::invalid : Failure::failed, std::move(problems)});
+  return devices;
+}
+
+}  // namespace weir

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// instance: start in order, stop in the opposite one.
+#include "core/control/instance.hh"
+
+#include <algorithm>
+
+#include "bpf/abi/link.h"
+#include "core/port/null_port.hh"
+
+namespace weir {
+namespace {
+
+constexpr u32 least_fill = 64;  // frames per queue for receiving: one burst
+
+// The tables of a user half whose kernel half does not run.
+class PlainMemory final : public StageMemory {
+ private:
+  Result<u8*> bytes(std::string_view, std::size_t entry, u32 count) override {
+    return pieces_.emplace_back(TRY(Mapping::anonymous(entry * count))).data();
+  }
+  std::vector<Mapping> pieces_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Instance>> Instance::start(std::unique_ptr<Topology> topology, const Registry& registry, const Options& options) {
+  InstanceLock lock = TRY(InstanceLock::take(topology->config().name));
+  std::unique_ptr<Instance> made(new Instance(std::move(topology), registry, options, std::move(lock)));
+  for (auto step : {&Instance::inspect, &Instance::make_frames, &Instance::make_kernel, &Instance::make_stages, &Instance::make_ports,
+                    &Instance::make_groups, &Instance::open_sockets, &Instance::go})
+    TRY_VOID((made.get()->*step)());
+  return made;
+}
+
+Instance::~Instance() {
+  const bool ran = workers_ != nullptr;
+  workers_.reset();
+  if (kernel_ && ran && !options_.keep) {
+    kernel_->detach();
+    forget_layout(name());
+  }
+  stack_.reset();
+  path_.reset();  // the sockets close behind the programs that would send to them
+}
+
+Result<> Instance::inspect() {
+  devices_ = TRY(look_at_devices(topology_->config(), warnings_));
+  worker_count_ = topology_->config().workers != 0 ? topology_->config().workers : static_cast<u32>(allowed_cpus().size());
+  u32 queues = 0;
+  for (const Device& device : devices_) queues += device.queues;
+  if (queues > 0 && fill_per_queue() < least_fill)
+    return invalid("[frames] count = {}: {} queues and {} workers need at least {}", topology_->config().frame_count, queues, worker_count_,
+                   2 * least_fill * queues + FrameCache::capacity * worker_count_);
+  return {};
+}
+
+// Half of the frames wait for receiving; the others travel.
+u32 Instance::fill_per_queue() const noexcept {
+  u32 queues = 0;
+  for (const Device& device : devices_) queues += device.queues;
+  const u32 cached = std::min(topology_->config().frame_count, FrameCache::capacity * worker_count_);
+  return std::min((topology_->config().frame_count - cached) / 2 / std::max(queues, 1u), XskSocket::ring_size);
+}
+
+Result<> Instance::make_frames() {
+  pool_ = TRY(FramePool::create(topology_->config().frame_count, topology_->config().frame_size));
+  if (!devices_.empty()) umem_ = TRY(Umem::create(*pool_));
+  return {};
+}
+
+// Two runs with the same layout may share counters and tables.
+std::string Instance::layout() const {
+  return fmt::format("{}cpus {} workers {} netns {} user_only {} account {}\n", topology_->fingerprint(), possible_cpus(), worker_count_,
+                     netns_inode(), options_.user_only, sizeof(account));
+}
+
+Result<> Instance::make_kernel() {
+  const u32 cpus = possible_cpus(), rows = cpus + worker_count_, blocks = topology_->blocks();
+  if (devices_.empty()) {
+    path_.emplace(Accounts(TRY(Mapping::anonymous(sizeof(account) * rows * blocks)), cpus, rows, blocks));
+    return {};
+  }
+  PinFolder pins = TRY(PinFolder::open(name()));
+  adopted_ = pins.found() && noted_layout(name()) == layout();
+  kernel_ = TRY(KernelSide::create(std::move(pins), {.cpus = cpus, .rows = rows, .blocks = blocks, .netns = netns_inode(), .adopt = adopted_}));
+  path_.emplace(Accounts(TRY(kernel_->accounts()), cpus, rows, blocks));
+  return {};
+}
+
+bool Instance::in_kernel(const Topology::StagePlan& stage) const {
+  if (options_.user_only || stage.plugin->kernel_half == nullptr || stage.plugin->kernel_half().empty()) return false;
+  return std::ranges::any_of(devices_, [&](const Device& device) {
+    return topology_->config().ports[device.slot.value].pipeline == stage.pipeline->name;
+  });
+}
+
+std::pair<u32, u32> Instance::way_to(const Topology::StagePlan* stage) const {
+  if (stage == nullptr) return {WEIR_GO_STACK, 0};
+  return {in_kernel(*stage) ? WEIR_GO_STAGE : WEIR_GO_PUNT, stage->number};
+}
+
+Result<> Instance::make_stages() {
+  std::vector<Topology::StagePlan>& plans = topology_->stages();
+  for (const PipelineConfig& config : topology_->config().pipelines) path_->pipelines.push_back(std::make_unique<Pipeline>(Pipeline{config.name, {}}));
+  for (Topology::StagePlan& plan : plans) {
+    const std::string name = plan.pipeline->name + "." + plan.config->name;
+    const auto [go, next] = way_to(plan.last ? nullptr : &plan + 1);
+    const KernelStage kernel{name, plan.plugin, plan.number, plan.block, go, next};
+    StageMemory* memory = nullptr;
+    if (in_kernel(plan)) memory = TRY(kernel_->open_stage(kernel));
+    else memory = plain_memories_.emplace_back(std::make_unique<PlainMemory>()).get();
+    TRY_WITHIN_VOID("stage " + name, plan.stage->bind(*memory));
+    if (in_kernel(plan)) TRY_WITHIN_VOID("stage " + name, kernel_->load_stage(kernel));
+    auto pipeline = std::ranges::find(path_->pipelines, plan.pipeline->name, [](const auto& each) { return each->name; });
+    (*pipeline)->stages.push_back({plan.config->name, plan.plugin, std::move(plan.stage), plan.number, plan.block});
+  }
+  return {};
+}
+
+Result<> Instance::make_ports() {
+  const Config& config = topology_->config();
+  for (u16 slot = 0; slot < config.ports.size(); ++slot) {
+    PortEntry entry;
+    entry.name = config.ports[slot].name;
+    entry.block = topology_->block(PortSlot{slot});
+    for (const auto& pipeline : path_->pipelines)
+      if (pipeline->name == config.ports[slot].pipeline) entry.pipeline = pipeline.get();
+    auto device = std::ranges::find(devices_, PortSlot{slot}, &Device::slot);
+    if (device == devices_.end()) {
+      entry.port = std::make_unique<NullPort>();
+      make_plain_egress(slot, entry.egress);
+    } else {
+      TRY_WITHIN_VOID("port " + entry.name, make_kernel_port(*device));
+      for (const EgressProgram& program : kernel_->egress(PortSlot{slot})) entry.egress.append(program.host);
+      entry.longest = longest_frame(device->netdev);
+    }
+    path_->ports.push_back(std::move(entry));
+  }
+  return {};
+}
+
+Result<> Instance::make_kernel_port(const Device& device) {
+  const PortConfig& config = topology_->config().ports[device.slot.value];
+  const Topology::StagePlan* first = topology_->first_stage(config);
+  const auto [go, next] = way_to(first);
+  kernel_ports_.push_back({.slot = device.slot,
+                           .name = config.name,
+                           .device = config.device,
+                           .ifindex = device.netdev.ifindex,
+                           .mac = device.netdev.mac,
+                           .mode = config.mode,
+                           .longest = longest_frame(device.netdev),
+                           .queues = device.queues,
+                           .block = topology_->block(device.slot),
+                           .go = go,
+                           .next = next,
+                           .egress = &config.egress,
+                           .egress_block = topology_->egress_block(device.slot)});
+  return kernel_->add_port(kernel_ports_.back(), registry_);
+}
+
+// Without a device there is no kernel build to share memory with.
+void Instance::make_plain_egress(u16 slot, EgressChain& chain) {
+  u32 block = topology_->egress_block(PortSlot{slot});
+  const u32 rows = possible_cpus() + worker_count_;
+  for (const EgressConfig& config : topology_->config().ports[slot].egress) {
+    const egress_program& program = *registry_.egress_module(config.program)->host;
+    const std::size_t stride = (program.state_size + 7) / 8 * 8;
+    std::vector<u8>& settings = plain_egress_.emplace_back(program.config_size);
+    fill_egress_config(program, config.keys, Mac{}, settings.data());
+    chain.append({&program, settings.data(), plain_egress_.emplace_back(stride * rows).data(), stride, block++});
+  }
+}
+
+Result<> Instance::make_groups() {
+  for (const Topology::Group& group : topology_->groups()) path_->groups.push_back(group.ports);
+  if (!kernel_) return {};
+  for (u16 slot = 0; slot < path_->groups.size(); ++slot) TRY_VOID(kernel_->set_group(GroupSlot{slot}, path_->groups[slot], kernel_ports_));
+  return {};
+}
+
+Result<> Instance::open_sockets() {
+  for (const KernelPort& port : kernel_ports_) {
+    const PortConfig& config = topology_->config().ports[port.slot.value];
+    const ZeroCopy zero_copy = config.mode == Mode::generic ? ZeroCopy::off : config.zero_copy;
+    auto made = TRY_WITHIN(fmt::format("port {}, device {}", port.name, port.device),
+                           XdpPort::open(*umem_, port.device, port.queues, port.slot, zero_copy, fill_per_queue()));
+    for (u32 queue = 0; queue < port.queues; ++queue) TRY_VOID(kernel_->set_socket(port, QueueId{queue}, made->descriptor(queue)));
+    path_->ports[port.slot.value].port = std::move(made);
+  }
+  return {};
+}
+
+Result<> Instance::go() {
+  if (kernel_) {
+    TRY_VOID(kernel_->attach(kernel_ports_));
+    std::vector<HostStack::Entry> ports;
+    for (const KernelPort& port : kernel_ports_) ports.push_back({port.slot, port.ifindex, port.mode == Mode::generic});
+    stack_ = TRY(HostStack::create(ports, kernel_->scratch_fd()));
+    path_->stack = stack_.get();
+    TRY_VOID(kernel_->pin());
+    TRY_VOID(note_layout(name(), layout()));
+  }
+  for (const KernelPort& port : kernel_ports_)
+    if (port.mode == Mode::generic && topology_->config().ports[port.slot.value].mode == Mode::automatic)
+      warnings_.push_back(fmt::format("port {}: the driver of {} has no native XDP; it runs in generic mode, which is slower", port.name, port.device));
+  workers_ = TRY(Workers::start(make_runners(), allowed_cpus()));
+  return {};
+}
+
+std::vector<std::unique_ptr<Runner>> Instance::make_runners() {
+  std::vector<std::vector<Runner::Lane>> lanes(worker_count_);
+  u32 next = 0;
+  for (u16 slot = 0; slot < path_->ports.size(); ++slot) {
+    Port& port = *path_->ports[slot].port;
+    for (u32 queue = 0; queue < port.queues(); ++queue)
+      if (!port.queue(queue).silent()) lanes[next++ % worker_count_].push_back({PortSlot{slot}, &port.queue(queue)});
+  }
+  std::vector<std::unique_ptr<Runner>> runners;
+  for (u32 worker = 0; worker < worker_count_; ++worker)
+    runners.push_back(std::make_unique<Runner>(*path_, *pool_, worker, path_->accounts.worker_row(worker), std::move(lanes[worker])));
+  return runners;
+}
+
+void Instance::tick() {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  for (const auto& pipeline : path_->pipelines)
+    for (const StageEntry& stage : pipeline->stages) stage.stage->tick(static_cast<u32>(now.tv_sec));
+  watch_devices();
+}
+
+// A device that goes down or changes its MTU leaves, or changes, the groups that it is in.
+void Instance::watch_devices() {
+  bool changed = false;
+  for (KernelPort& port : kernel_ports_) {
+    const Result<Netdev> netdev = look_at(port.device);
+    const u32 longest = netdev && netdev->ifindex == port.ifindex ? longest_frame(*netdev) : 0;
+    if (std::exchange(port.longest, longest) == longest) continue;
+    std::atomic_ref(path_->ports[port.slot.value].longest).store(longest, std::memory_order_relaxed);
+    changed = true;
+  }
+  if (!changed) return;
+  for (u16 slot = 0; slot < path_->groups.size(); ++slot)
+    if (Result<> set = kernel_->set_group(GroupSlot{slot}, path_->groups[slot], kernel_ports_); !set)
+      warnings_.push_back(fmt::format("group {}: {}; it stays as it was", topology_->groups()[slot].name, set.error().what));
+}
+
+Result<nlohmann::json> Instance::answer(const nlohmann::json& question) {
+  const std::string what = question.value("ask", "");
+  if (what == "stats") return stats();
+  if (what == "devmap") return devmap();
+  return fail("it does not know the question \"{}\"", what);
+}
+
+}  // namespace weir

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// instance: a running weir: what a topology becomes when it meets devices, kernel and workers.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/control/devices.hh"
+#include "core/control/run_folder.hh"
+#include "core/control/topology.hh"
+#include "core/pipeline/host_stack.hh"
+#include "core/port/xdp_port.hh"
+#include "core/worker/workers.hh"
+
+namespace weir {
+
+class Instance {
+ public:
+  struct Options {
+    bool user_only = false;  // kernel halves off: every frame goes to user space
+    bool keep = false;       // at the end, leave the kernel path forwarding
+  };
+  // Everything is checked before a device is touched, and devices are attached last. After an error nothing is left behind, and an
+  // earlier run's kernel path goes on.
+  static Result<std::unique_ptr<Instance>> start(std::unique_ptr<Topology> topology, const Registry& registry, const Options& options);
+  Instance(const Instance&) = delete;
+  // Workers stop, programs leave the devices, then sockets close, then memory goes.
+  ~Instance();
+
+  // Once a second.
+  void tick();
+  // The answer to a question of the control socket.
+  Result<nlohmann::json> answer(const nlohmann::json& question);
+  [[nodiscard]] const std::vector<std::string>& warnings() const noexcept { return warnings_; }
+  [[nodiscard]] const std::string& name() const noexcept { return topology_->config().name; }
+
+ private:
+  Instance(std::unique_ptr<Topology> topology, const Registry& registry, const Options& options, InstanceLock lock)
+      : topology_(std::move(topology)), registry_(registry), options_(options), lock_(std::move(lock)) {}
+  // The steps of start(), in this order.
+  Result<> inspect();
+  Result<> make_frames();
+  Result<> make_kernel();
+  Result<> make_stages();
+  Result<> make_ports();
+  Result<> make_groups();
+  Result<> open_sockets();
+  Result<> go();
+
+  Result<> make_kernel_port(const Device& device);
+  void make_plain_egress(u16 slot, EgressChain& chain);
+  void watch_devices();
+  [[nodiscard]] bool in_kernel(const Topology::StagePlan& stage) const;
+  [[nodiscard]] std::pair<u32, u32> way_to(const Topology::StagePlan* stage) const;  // enum weir_go and its argument
+  [[nodiscard]] u32 fill_per_queue() const noexcept;
+  [[nodiscard]] std::string layout() const;
+  std::vector<std::unique_ptr<Runner>> make_runners();
+
+  // report.cc
+  nlohmann::json stats();
+  nlohmann::json devmap() const;
+  nlohmann::json port_report(PortSlot slot) const;
+  nlohmann::json stage_report(const StageEntry& stage, const std::string& pipeline) const;
+  nlohmann::json egress_report(PortSlot slot) const;
+  nlohmann::json frames_report() const;
+  nlohmann::json drops_report() const;
+  nlohmann::json account_report(const nlohmann::json& drops) const;
+  [[nodiscard]] account kernel_account(PortSlot slot) const;
+  [[nodiscard]] account user_account(PortSlot slot) const;
+
+  // In the order of their lifetime.
+  std::unique_ptr<Topology> topology_;
+  const Registry& registry_;
+  Options options_;
+  InstanceLock lock_;
+  std::vector<std::string> warnings_;
+  std::vector<Device> devices_;
+  std::unique_ptr<FramePool> pool_;
+  std::unique_ptr<Umem> umem_;
+  std::unique_ptr<KernelSide> kernel_;  // none without an XDP port
+  std::vector<KernelPort> kernel_ports_;
+  std::vector<std::unique_ptr<StageMemory>> plain_memories_;
+  std::vector<std::vector<u8>> plain_egress_;  // configuration and state of egress programs on ports without a device
+  std::unique_ptr<HostStack> stack_;
+  std::optional<DataPath> path_;
+  std::unique_ptr<Workers> workers_;
+  u32 worker_count_ = 0;
+  bool adopted_ = false;
+  std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace weir

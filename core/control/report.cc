@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// report: what an instance tells of itself, as JSON. Where two tables count one event, the rule that makes them add up stands here.
+#include <array>
+
+#include "core/control/instance.hh"
+
+namespace weir {
+namespace {
+
+using nlohmann::json;
+
+// Of enum weir_drop, without the stages' own.
+constexpr std::array drop_names = {"runt",           "no_entry",       "no_group",   "no_socket", "no_stage",   "no_account",
+                                   "redirect_failed", "punt_failed",   "device_refused", "peer_no_napi", "exception", "ring_full",
+                                   "no_frame",       "stack_full",     "stack_failed", "too_long",   "device_down"};
+static_assert(drop_names.size() == WEIR_DROP_OWN);
+
+const char* mode_name(Mode mode) { return mode == Mode::native ? "native" : mode == Mode::generic ? "generic" : "auto"; }
+
+json verdicts(const account& of, bool kernel) {
+  json given{{"in", 0}};
+  u64 in = 0;
+  constexpr std::array names = {"next", "redirect", "flood", "punt", "to_stack", "drop"};
+  for (u32 i = 0; i < WEIR_VERDICTS; ++i) {
+    if (i == WEIR_PUNT && !kernel) continue;
+    given[names[i]] = of.verdict[i];
+    in += of.verdict[i];
+  }
+  given["in"] = in;
+  return given;
+}
+
+u64 traced_drops(const account& port) { return port.drop[WEIR_DROP_DEVICE_REFUSED] + port.drop[WEIR_DROP_PEER_NO_NAPI]; }
+
+// The tracepoint xdp_devmap_xmit counts what a program on the entry dropped among the drops of the device (kernel/bpf/devmap.c,
+// bq_xmit_all: cnt - sent).
+void take_out_egress_drops(account& port, u64 dropped) {
+  const u64 refused = std::min<u64>(dropped, port.drop[WEIR_DROP_DEVICE_REFUSED]);
+  port.drop[WEIR_DROP_DEVICE_REFUSED] -= refused;
+  port.drop[WEIR_DROP_PEER_NO_NAPI] -= std::min<u64>(dropped - refused, port.drop[WEIR_DROP_PEER_NO_NAPI]);
+}
+
+void add_drop(json& into, const std::string& where, const std::string& reason, u64 frames) {
+  into.push_back({{"where", where}, {"reason", reason}, {"frames", frames}});
+}
+
+}  // namespace
+
+// A port's counters in the kernel, put right.
+account Instance::kernel_account(PortSlot slot) const {
+  account port = path_->accounts.kernel(path_->ports[slot.value].block);
+  if (!kernel_) return port;
+  const std::vector<EgressConfig>& chain = topology_->config().ports[slot.value].egress;
+  u64 dropped = 0;
+  for (u32 place = 0; place < chain.size(); ++place)
+    dropped += path_->accounts.kernel(topology_->egress_block(slot) + place).verdict[WEIR_DROP];
+  take_out_egress_drops(port, dropped);
+  if (!kernel_->counts_transmits()) return port;
+  // Generic mode: what the last program on the entry let go, less what the device then refused.
+  const u32 last = topology_->egress_block(slot) + std::max<u32>(1, static_cast<u32>(chain.size())) - 1;
+  const u64 let_go = path_->accounts.kernel(last).verdict[WEIR_NEXT];
+  port.tx = let_go - std::min<u64>(let_go, traced_drops(port) + port.drop[WEIR_DROP_EXCEPTION]);
+  return port;
+}
+
+// And in user space: a frame that the kernel did not take from the ring to the host stack was a drop after all.
+account Instance::user_account(PortSlot slot) const {
+  account port = path_->accounts.user(path_->ports[slot.value].block);
+  const u64 lost = stack_ ? std::min<u64>(stack_->lost(slot), port.verdict[WEIR_TO_STACK]) : 0;
+  port.verdict[WEIR_TO_STACK] -= lost;
+  port.verdict[WEIR_DROP] += lost;
+  port.drop[WEIR_DROP_STACK_FAILED] += lost;
+  return port;
+}
+
+json Instance::port_report(PortSlot slot) const {
+  const PortConfig& config = topology_->config().ports[slot.value];
+  const account kernel = kernel_account(slot), user = user_account(slot);
+  const bool xdp = config.driver == Driver::xdp;
+  json port{{"name", config.name}, {"driver", xdp ? "xdp" : "null"}, {"pipeline", config.pipeline}};
+  if (auto at = std::ranges::find(kernel_ports_, slot, &KernelPort::slot); at != kernel_ports_.end()) {
+    port["device"] = at->device;
+    port["ifindex"] = at->ifindex.value;
+    port["mode"] = mode_name(at->mode);
+    port["queues"] = at->queues;
+    port["zero_copy"] = static_cast<const XdpPort&>(*path_->ports[slot.value].port).zero_copy();
+  }
+  port["rx"] = xdp ? kernel.frames : user.frames;
+  port["rx_bytes"] = xdp ? kernel.bytes : user.bytes;
+  port["redirect"] = kernel.verdict[WEIR_REDIRECT];
+  port["flood"] = kernel.verdict[WEIR_FLOOD];
+  port["punt"] = kernel.verdict[WEIR_PUNT];
+  port["to_stack"] = kernel.verdict[WEIR_TO_STACK];
+  port["drop"] = kernel.verdict[WEIR_DROP];
+  port["copies"] = kernel.counter[WEIR_PORT_COPIES] + user.counter[WEIR_PORT_COPIES];
+  port["tx_kernel"] = kernel.tx;
+  port["tx_user"] = user.tx;
+  port["tx_user_bytes"] = user.tx_bytes;
+  port["user"] = {{"rx", user.frames},
+                  {"redirect", user.verdict[WEIR_REDIRECT]},
+                  {"flood", user.verdict[WEIR_FLOOD]},
+                  {"to_stack", user.verdict[WEIR_TO_STACK]},
+                  {"drop", user.verdict[WEIR_DROP]}};
+  return port;
+}
+
+json Instance::stage_report(const StageEntry& stage, const std::string& pipeline) const {
+  const account kernel = path_->accounts.kernel(stage.block), user = path_->accounts.user(stage.block);
+  json report{{"pipeline", pipeline},
+              {"stage", stage.name},
+              {"plugin", stage.plugin->name},
+              {"kernel", verdicts(kernel, true)},
+              {"user", verdicts(user, false)},
+              {"counters", json::object()},
+              {"gauges", json::object()}};
+  for (std::size_t i = 0; i < stage.plugin->counters.size(); ++i)
+    report["counters"][stage.plugin->counters[i]] = kernel.counter[i] + user.counter[i];
+  for (const auto& [name, value] : stage.stage->gauges()) report["gauges"][name] = value;
+  return report;
+}
+
+json Instance::egress_report(PortSlot slot) const {
+  json programs = json::array();
+  const PortConfig& config = topology_->config().ports[slot.value];
+  const std::vector<EgressChain::Step>& steps = path_->ports[slot.value].egress.steps();
+  for (std::size_t place = 0; place < steps.size(); ++place) {
+    const EgressChain::Step& step = steps[place];
+    const account kernel = path_->accounts.kernel(step.block), user = path_->accounts.user(step.block);
+    json program{{"port", config.name},
+                 {"program", step.program->name},
+                 {"frames", kernel.frames + user.frames},
+                 {"drop", kernel.verdict[WEIR_DROP] + user.verdict[WEIR_DROP]},
+                 {"kernel", kernel.frames},
+                 {"user", user.frames},
+                 {"counters", json::object()}};
+    if (config.driver == Driver::xdp) program["prog_id"] = kernel_->egress(slot)[place].id;
+    const u32 rows = path_->accounts.rows();
+    for (std::size_t i = 0; step.program->counters[i] != nullptr; ++i) {
+      u64 total = 0;
+      for (u32 row = 0; row < rows; ++row) total += reinterpret_cast<const volatile u64*>(step.state + row * step.stride)[i];
+      program["counters"][step.program->counters[i]] = total;
+    }
+    programs.push_back(std::move(program));
+  }
+  return programs;
+}
+
+// Every drop by its name. A stage's and a program's own reasons always, the runtime's when there were any.
+json Instance::drops_report() const {
+  json drops = json::array();
+  for (u16 slot = 0; slot < path_->ports.size(); ++slot) {
+    const PortEntry& port = path_->ports[slot];
+    const account kernel = kernel_account(PortSlot{slot}), user = user_account(PortSlot{slot});
+    for (u32 reason = 0; reason < WEIR_DROP_OWN; ++reason)
+      if (const u64 frames = kernel.drop[reason] + user.drop[reason]; frames > 0) add_drop(drops, "port " + port.name, drop_names[reason], frames);
+  }
+  for (const auto& pipeline : path_->pipelines)
+    for (const StageEntry& stage : pipeline->stages)
+      for (std::size_t i = 0; i < stage.plugin->drops.size(); ++i)
+        add_drop(drops, "stage " + stage.name, stage.plugin->drops[i],
+                 path_->accounts.kernel(stage.block).drop[WEIR_DROP_OWN + i] + path_->accounts.user(stage.block).drop[WEIR_DROP_OWN + i]);
+  for (const PortEntry& port : path_->ports)
+    for (const EgressChain::Step& step : port.egress.steps())
+      for (std::size_t i = 0; step.program->drops[i] != nullptr; ++i)
+        add_drop(drops, fmt::format("egress {} {}", port.name, step.program->name), step.program->drops[i],
+                 path_->accounts.kernel(step.block).drop[WEIR_DROP_OWN + i] + path_->accounts.user(step.block).drop[WEIR_DROP_OWN + i]);
+  return drops;
+}
+
+// Only at rest.
+json Instance::frames_report() const {
+  u64 free = pool_->free(), rings = 0, bursts = 0;
+  for (const auto& runner : workers_->runners()) {
+    free += runner->free();
+    bursts += runner->held();
+  }
+  for (const PortEntry& port : path_->ports)
+    for (u32 queue = 0; queue < port.port->queues(); ++queue) rings += port.port->queue(queue).held();
+  return {{"total", pool_->count()}, {"free", free}, {"rings", rings}, {"bursts", bursts}, {"lanes", 0}};
+}
+
+// The sum of design rule "rx = tx + to_stack + drops + held" over the instance. Not zero while frames are between two counters, which is
+// for the length of one poll of the device; not zero for long: a frame was lost without a name.
+json Instance::account_report(const json& drops) const {
+  u64 in = 0, copies = 0, tx = 0, to_stack = 0, drop = 0, held = 0;
+  for (u16 slot = 0; slot < path_->ports.size(); ++slot) {
+    const PortEntry& port = path_->ports[slot];
+    const account kernel = kernel_account(PortSlot{slot}), user = user_account(PortSlot{slot});
+    in += topology_->config().ports[slot].driver == Driver::xdp ? kernel.frames : user.frames;
+    copies += kernel.counter[WEIR_PORT_COPIES] + user.counter[WEIR_PORT_COPIES];
+    tx += kernel.tx + user.tx;
+    to_stack += kernel.verdict[WEIR_TO_STACK] + user.verdict[WEIR_TO_STACK];
+    for (u32 queue = 0; queue < port.port->queues(); ++queue) held += port.port->queue(queue).waiting();
+  }
+  for (const auto& runner : workers_->runners()) held += runner->held();
+  for (const json& each : drops) drop += each["frames"].get<u64>();
+  const i64 difference = static_cast<i64>(in + copies) - static_cast<i64>(tx + to_stack + drop + held);
+  return {{"rx", in}, {"copies", copies}, {"tx", tx}, {"to_stack", to_stack}, {"drop", drop}, {"held", held}, {"difference", difference}};
+}
+
+json Instance::stats() {
+  json report{{"instance", name()}, {"user_only", options_.user_only}};
+  report["uptime_s"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - started_).count();
+  workers_->at_rest([&] {
+    report["ports"] = json::array();
+    report["egress"] = json::array();
+    report["stages"] = json::array();
+    for (u16 slot = 0; slot < path_->ports.size(); ++slot) {
+      report["ports"].push_back(port_report(PortSlot{slot}));
+      for (json& program : egress_report(PortSlot{slot})) report["egress"].push_back(std::move(program));
+    }
+    for (const auto& pipeline : path_->pipelines)
+      for (const StageEntry& stage : pipeline->stages) report["stages"].push_back(stage_report(stage, pipeline->name));
+    report["drops"] = drops_report();
+    report["frames"] = frames_report();
+    report["account"] = account_report(report["drops"]);
+  });
+  report["warnings"] = warnings_;
+  return report;
+}
+
+json Instance::devmap() const {
+  const auto row = [&](PortSlot slot, const KernelSide::Entry& entry) {
+    const PortEntry& port = path_->ports[slot.value];
+    auto at = std::ranges::find(kernel_ports_, slot, &KernelPort::slot);
+    json chain = json::array();
+    for (const EgressChain::Step& step : port.egress.steps()) chain.push_back(step.program->name);
+    json given{{"key", slot.value}, {"port", port.name}, {"device", at->device}, {"ifindex", entry.ifindex}, {"chain", chain}};
+    if (entry.program != 0) given["program"] = {{"id", entry.program}, {"name", program_name(entry.program)}};
+    return given;
+  };
+  json report{{"instance", name()}, {"ports", json::array()}, {"groups", json::array()}};
+  if (!kernel_) return report;
+  for (const KernelPort& port : kernel_ports_)
+    if (const auto entry = kernel_->entry(port.slot)) report["ports"].push_back(row(port.slot, *entry));
+  for (u16 slot = 0; slot < path_->groups.size(); ++slot) {
+    json group{{"group", slot}, {"name", topology_->groups()[slot].name}, {"entries", json::array()}};
+    for (const auto& [member, entry] : kernel_->group_entries(GroupSlot{slot})) group["entries"].push_back(row(member, entry));
+    report["groups"].push_back(std::move(group));
+  }
+  return report;
+}
+
+}  // namespace weir

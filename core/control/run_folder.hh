@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// run_folder: /run/weir: one lock, one control socket and one note on the layout of its pins for each instance.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/base/fd.hh"
+#include "core/base/result.hh"
+
+namespace weir {
+
+std::string socket_path(const std::string& instance);
+// Names of instances that have a control socket, sorted.
+std::vector<std::string> instances();
+
+// Held by a running instance; a second one of the same name is refused.
+class InstanceLock {
+ public:
+  static Result<InstanceLock> take(const std::string& instance);
+  InstanceLock(InstanceLock&&) = default;
+  ~InstanceLock();
+
+ private:
+  InstanceLock(std::string path, Fd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
+  std::string path_;
+  Fd fd_;
+};
+
+// What an earlier run noted on the layout of what it pinned; empty: nothing.
+std::string noted_layout(const std::string& instance);
+Result<> note_layout(const std::string& instance, const std::string& text);
+void forget_layout(const std::string& instance) noexcept;
+
+}  // namespace weir

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// serve: the control loop of a running instance: signals, the clock, questions.
+#include "core/control/serve.hh"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/timerfd.h>
+
+#include <array>
+#include <cerrno>
+
+#include "core/control/control_socket.hh"
+
+namespace weir {
+
+Result<Fd> catch_stop_signals() {
+  sigset_t set;
+  ::sigemptyset(&set);
+  for (int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaddset(&set, signal);
+  ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+  Fd fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!fd) return fail_errno(errno, "create a signalfd");
+  return fd;
+}
+
+Result<> serve(Instance& instance, const Fd& stop) {
+  const ControlSocket socket = TRY(ControlSocket::listen(instance.name()));
+  const Fd clock(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+  const itimerspec every_second{{1, 0}, {1, 0}};
+  if (!clock || ::timerfd_settime(clock.get(), 0, &every_second, nullptr) != 0) return fail_errno(errno, "start the clock");
+  instance.tick();
+  fmt::print("weir: {}: forwarding\n", instance.name());
+  std::fflush(stdout);
+  std::array<pollfd, 3> wait{{{stop.get(), POLLIN, 0}, {clock.get(), POLLIN, 0}, {socket.descriptor(), POLLIN, 0}}};
+  while (true) {
+    if (::poll(wait.data(), wait.size(), -1) < 0 && errno != EINTR) return fail_errno(errno, "wait for events");
+    if (wait[0].revents != 0) return {};
+    if (u64 ticks = 0; wait[1].revents != 0 && ::read(clock.get(), &ticks, sizeof ticks) == sizeof ticks) instance.tick();
+    if (wait[2].revents != 0) socket.serve([&](const nlohmann::json& question) { return instance.answer(question); });
+  }
+}
+
+}  // namespace weir

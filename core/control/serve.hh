@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// serve: the control loop of a running instance.
+#pragma once
+
+#include "core/control/instance.hh"
+
+namespace weir {
+
+// Readable when SIGINT, SIGTERM or SIGHUP came. To be called before any thread is made, so that no thread is interrupted instead.
+Result<Fd> catch_stop_signals();
+
+// Answers questions and ticks until `stop` is readable. Prints when it is ready.
+Result<> serve(Instance& instance, const Fd& stop);
+
+}  // namespace weir

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// topology: number the parts of a configuration, and construct its stages.
+#include "core/control/topology.hh"
+
+#include <algorithm>
+
+#include "bpf/abi/link.h"
+
+namespace weir {
+
+// What a stage sees of the topology.
+class Topology::Context final : public StageContext {
+ public:
+  Context(Topology& topology, const PipelineConfig& pipeline) : topology_(topology), pipeline_(pipeline) {}
+  [[nodiscard]] std::vector<PortSlot> ports() const override { return topology_.ports_of(pipeline_); }
+  [[nodiscard]] std::optional<PortSlot> port(std::string_view name) const override { return topology_.port(name); }
+  [[nodiscard]] std::string_view name(PortSlot port) const override { return topology_.config_.ports[port.value].name; }
+  Result<GroupSlot> group(std::span<const PortSlot> ports) override { return topology_.group(ports); }
+
+ private:
+  Topology& topology_;
+  const PipelineConfig& pipeline_;
+};
+
+Topology::Topology(Config config) : config_(std::move(config)) {}
+Topology::~Topology() = default;
+
+Result<std::unique_ptr<Topology>> Topology::build(Config config, const Registry& registry) {
+  std::unique_ptr<Topology> made(new Topology(std::move(config)));
+  const Config& all = made->config_;
+  std::string problems;
+  u32 block = static_cast<u32>(all.ports.size());
+  for (const GroupConfig& group : all.groups) {
+    Group numbered{group.name, {}};
+    for (const std::string& port : group.ports) numbered.ports.push_back(*made->port(port));
+    made->groups_.push_back(std::move(numbered));
+  }
+  for (const PipelineConfig& pipeline : all.pipelines) {
+    Context& context = *made->contexts_.emplace_back(std::make_unique<Context>(*made, pipeline));
+    for (const StageConfig& stage : pipeline.stages) {
+      const Plugin* plugin = registry.plugin(stage.plugin);
+      Result<std::unique_ptr<Stage>> half = plugin->make(stage.keys, context);
+      if (!half) {
+        problems += (problems.empty() ? "" : "\n") + half.error().what;
+        continue;
+      }
+      made->stages_.push_back({&stage, &pipeline, plugin, std::move(*half), static_cast<u32>(made->stages_.size()), block++,
+                               &stage == &pipeline.stages.back()});
+    }
+  }
+  if (!problems.empty()) return std::unexpected(Error{Failure::invalid, std::move(problems)});
+  for (const PortConfig& port : all.ports) {
+    made->egress_blocks_.push_back(block);
+    block += std::max<u32>(1, static_cast<u32>(port.egress.size()));
+  }
+  made->blocks_ = block;
+  return made;
+}
+
+const Topology::StagePlan* Topology::first_stage(const PortConfig& port) const noexcept {
+  auto at = std::ranges::find_if(stages_, [&](const StagePlan& stage) { return stage.pipeline->name == port.pipeline; });
+  return at == stages_.end() ? nullptr : &*at;
+}
+
+std::vector<PortSlot> Topology::ports_of(const PipelineConfig& pipeline) const {
+  std::vector<PortSlot> ports;
+  for (u16 slot = 0; slot < config_.ports.size(); ++slot)
+    if (config_.ports[slot].pipeline == pipeline.name) ports.push_back(PortSlot{slot});
+  return ports;
+}
+
+std::optional<PortSlot> Topology::port(std::string_view name) const noexcept {
+  for (u16 slot = 0; slot < config_.ports.size(); ++slot)
+    if (config_.ports[slot].name == name) return PortSlot{slot};
+  return std::nullopt;
+}
+
+Result<GroupSlot> Topology::group(std::span<const PortSlot> ports) {
+  std::vector<PortSlot> members(ports.begin(), ports.end());
+  std::ranges::sort(members);
+  for (u16 slot = 0; slot < groups_.size(); ++slot) {
+    std::vector<PortSlot> known = groups_[slot].ports;
+    std::ranges::sort(known);
+    if (known == members) return GroupSlot{slot};
+  }
+  if (groups_.size() == WEIR_MAX_GROUPS) return invalid("more than {} groups in one instance", WEIR_MAX_GROUPS);
+  groups_.push_back({"", std::move(members)});
+  return GroupSlot{static_cast<u16>(groups_.size() - 1)};
+}
+
+std::string Topology::fingerprint() const {
+  std::string text = fmt::format("frames {}x{}\n", config_.frame_count, config_.frame_size);
+  for (const PortConfig& port : config_.ports) {
+    text += fmt::format("port {} {} {}", port.name, port.device, port.pipeline);
+    for (const EgressConfig& egress : port.egress) text += " " + egress.program;
+    text += "\n";
+  }
+  for (const StagePlan& stage : stages_) text += fmt::format("stage {} {} {}\n", stage.pipeline->name, stage.config->name, stage.config->plugin);
+  return text;
+}
+
+}  // namespace weir

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// topology: a checked configuration with everything numbered: ports, stages, groups, and their blocks in the accounts. Touches nothing.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/config/config.hh"
+#include "core/pipeline/data_path.hh"
+#include "core/pipeline/registry.hh"
+
+namespace weir {
+
+class Topology {
+ public:
+  // Constructs every stage, so that what only a plugin can check is checked too. Every problem is in the error, one a line.
+  static Result<std::unique_ptr<Topology>> build(Config config, const Registry& registry);
+  Topology(const Topology&) = delete;
+  ~Topology();
+
+  struct Group {
+    std::string name;  // empty: made by a stage
+    std::vector<PortSlot> ports;
+  };
+  struct StagePlan {
+    const StageConfig* config;
+    const PipelineConfig* pipeline;
+    const Plugin* plugin;
+    std::unique_ptr<Stage> stage;  // moves into the data path
+    u32 number;                    // in the instance
+    u32 block;
+    bool last;                     // of its pipeline
+  };
+
+  [[nodiscard]] const Config& config() const noexcept { return config_; }
+  [[nodiscard]] const std::vector<Group>& groups() const noexcept { return groups_; }
+  [[nodiscard]] std::vector<StagePlan>& stages() noexcept { return stages_; }
+  [[nodiscard]] const std::vector<StagePlan>& stages() const noexcept { return stages_; }
+  [[nodiscard]] const StagePlan* first_stage(const PortConfig& port) const noexcept;  // null: the port has no pipeline
+  [[nodiscard]] std::vector<PortSlot> ports_of(const PipelineConfig& pipeline) const;
+  [[nodiscard]] std::optional<PortSlot> port(std::string_view name) const noexcept;
+
+  // Blocks of the accounts: a port's is its slot; then the stages'; then, for each port, the places of its egress chain (at least one).
+  [[nodiscard]] u32 block(PortSlot port) const noexcept { return port.value; }
+  [[nodiscard]] u32 egress_block(PortSlot port) const noexcept { return egress_blocks_[port.value]; }
+  [[nodiscard]] u32 blocks() const noexcept { return blocks_; }
+  // Equal for two runs whose counters and tables mean the same things.
+  [[nodiscard]] std::string fingerprint() const;
+
+ private:
+  class Context;
+  explicit Topology(Config config);
+  Result<GroupSlot> group(std::span<const PortSlot> ports);
+  Config config_;
+  std::vector<Group> groups_;
+  std::vector<std::unique_ptr<Context>> contexts_;
+  std::vector<StagePlan> stages_;
+  std::vector<u32> egress_blocks_;
+  u32 blocks_ = 0;
+};
+
+}  // namespace weir

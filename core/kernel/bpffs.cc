@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// bpffs: find or mount the file system, pin and find pins.
+#include "core/kernel/bpffs.hh"
+
+#include <bpf/bpf.h>
+#include <linux/magic.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+
+namespace weir {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* usual = "/sys/fs/bpf";
+constexpr const char* own = "/run/weir/bpf";
+
+bool is_bpffs(const char* path) {
+  struct statfs info{};
+  return ::statfs(path, &info) == 0 && static_cast<u64>(info.f_type) == BPF_FS_MAGIC;
+}
+
+Result<std::string> find_or_mount() {
+  for (const char* path : {usual, own})
+    if (is_bpffs(path)) return std::string(path);
+  std::error_code error;
+  fs::create_directories(own, error);
+  if (error) return fail_errno(error.value(), fmt::format("create {} to mount a bpffs on (weir needs root)", own));
+  if (::mount("bpf", own, "bpf", 0, "mode=0700") != 0)
+    return fail_errno(errno, fmt::format("mount a bpffs at {}, since there is none at {} (weir needs CAP_SYS_ADMIN for this, or: "
+                                         "mount -t bpf bpf {})",
+                                         own, usual, usual));
+  return std::string(own);
+}
+
+}  // namespace
+
+Result<PinFolder> PinFolder::open(const std::string& instance) {
+  PinFolder folder(TRY(find_or_mount()) + "/weir/" + instance);
+  std::error_code error;
+  folder.found_ = fs::exists(folder.path_, error) && !folder.names().empty();
+  fs::create_directories(folder.path_, error);
+  if (error) return fail_errno(error.value(), fmt::format("create {} for the instance's pins", folder.path_));
+  return folder;
+}
+
+Fd PinFolder::get(const std::string& name) const { return Fd(::bpf_obj_get((path_ + "/" + name).c_str())); }
+
+Result<> PinFolder::put(const std::string& name, int fd) const {
+  // A pin is renamed into place: a reader, or a crash in between, finds the old object or the new one.
+  const std::string to = path_ + "/" + name, fresh = to + "_new";
+  ::unlink(fresh.c_str());
+  if (::bpf_obj_pin(fd, fresh.c_str()) != 0) return fail_errno(errno, fmt::format("pin {}", to));
+  if (::rename(fresh.c_str(), to.c_str()) == 0) return {};
+  ::unlink(to.c_str());
+  if (::rename(fresh.c_str(), to.c_str()) != 0) return fail_errno(errno, fmt::format("pin {}", to));
+  return {};
+}
+
+void PinFolder::remove(const std::string& name) const noexcept { ::unlink((path_ + "/" + name).c_str()); }
+
+std::vector<std::string> PinFolder::names() const {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(path_, error)) names.push_back(entry.path().filename());
+  return names;
+}
+
+void PinFolder::remove_all_but(const std::vector<std::string>& keep) const noexcept {
+  for (const std::string& name : names())
+    if (std::ranges::find(keep, name) == keep.end()) remove(name);
+  ::rmdir(path_.c_str());                            // fails, rightly, when something is kept
+  ::rmdir(fs::path(path_).parent_path().c_str());  // other instances
+}
+
+}  // namespace weir

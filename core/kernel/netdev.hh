@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// netdev: what the kernel says of a network device. Looks, never changes; needs neither sysfs nor privileges but where noted.
+#pragma once
+
+#include <string>
+
+#include "core/base/result.hh"
+#include "core/base/types.hh"
+#include "core/config/node.hh"
+
+namespace weir {
+
+struct Netdev {
+  std::string name;
+  Ifindex ifindex;
+  Mac mac{};
+  u32 mtu = 0;  // bytes, without the link-layer header
+  bool up = false;
+  std::string driver;  // "veth", "ixgbe"; empty: it does not say
+  u32 queues = 1;      // rx queues: each needs an AF_XDP socket
+};
+
+// A device of the current network namespace. The error names the devices that are there.
+Result<Netdev> look_at(const std::string& device);
+
+// Whether frames that are redirected to a veth will be taken by its peer: ndo_xdp_xmit of drivers/net/veth.c needs NAPI there, which
+// comes with an XDP program or with GRO. Looks into other network namespaces, for which it needs CAP_SYS_ADMIN.
+struct PeerNapi {
+  enum class State { not_veth, ready, missing, unknown };
+  State state = State::unknown;
+  std::string name;   // of the peer
+  std::string netns;  // of the peer, as under /run/netns; empty: this one, or one without a name
+};
+PeerNapi peer_napi(const Netdev& netdev);
+
+// Inode of the current network namespace.
+u32 netns_inode() noexcept;
+
+}  // namespace weir

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// object: libbpf's objects and maps behind types that own them.
+#include "core/kernel/object.hh"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+
+#include <cerrno>
+#include <cstdarg>
+#include <cstring>
+
+namespace weir {
+namespace {
+
+// What libbpf says goes into the error of the call that failed, not to the terminal. The end of it holds the verifier's reason.
+thread_local std::string libbpf_said;
+
+__attribute__((format(printf, 2, 0))) int listen_to_libbpf(libbpf_print_level level, const char* format, va_list arguments) {
+  if (level == LIBBPF_DEBUG) return 0;
+  char line[2048];
+  int length = std::vsnprintf(line, sizeof line, format, arguments);
+  libbpf_said.append(line, std::min<std::size_t>(static_cast<std::size_t>(std::max(length, 0)), sizeof line - 1));
+  return length;
+}
+
+// The last words of the verifier on one line.
+std::string verifier_reason() {
+  std::string text = libbpf_said;
+  if (std::size_t at = text.find("-- END PROG LOAD LOG"); at != std::string::npos) text.resize(at);
+  std::string reason;
+  for (std::size_t start = 0; start < text.size();) {
+    std::size_t end = std::min(text.find('\n', start), text.size());
+    std::string line = text.substr(start, end - start);
+    if (!line.empty() && !line.starts_with("processed ") && !line.starts_with("libbpf: prog") && !line.starts_with("verification time"))
+      reason = line;
+    start = end + 1;
+  }
+  return reason;
+}
+
+MapShape shape_of(const bpf_map* map) {
+  return {::bpf_map__type(map), ::bpf_map__key_size(map), ::bpf_map__value_size(map), ::bpf_map__max_entries(map),
+          ::bpf_map__map_flags(map)};
+}
+
+}  // namespace
+
+Result<BpfMap> BpfMap::create(std::string_view name, const MapShape& shape, int inner_fd) {
+  LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = shape.flags);
+  if (inner_fd >= 0) options.inner_map_fd = static_cast<u32>(inner_fd);
+  std::string short_name(name.substr(0, BPF_OBJ_NAME_LEN - 1));
+  for (char& c : short_name)
+    if (!std::isalnum(static_cast<unsigned char>(c)) && c != '_' && c != '.') c = '_';
+  Fd fd(::bpf_map_create(static_cast<bpf_map_type>(shape.type), short_name.c_str(), shape.key_size, shape.value_size, shape.entries,
+                         &options));
+  if (!fd) {
+    int err = errno;
+    return fail_errno(err, fmt::format("create BPF map {} of {} entries{}", name, shape.entries,
+                                       err == EPERM ? " (weir needs CAP_BPF and CAP_NET_ADMIN: run it as root)" : ""));
+  }
+  BpfMap map;
+  map.fd_ = std::move(fd);
+  map.shape_ = shape;
+  return map;
+}
+
+Result<BpfMap> BpfMap::adopt(Fd fd, const MapShape& shape) {
+  bpf_map_info info{};
+  u32 size = sizeof info;
+  if (::bpf_obj_get_info_by_fd(fd.get(), &info, &size) != 0) return fail_errno(errno, "look at a pinned map");
+  const MapShape found{info.type, info.key_size, info.value_size, info.max_entries, info.map_flags};
+  if (found != shape) return fail("a pinned map has another shape");
+  BpfMap map;
+  map.fd_ = std::move(fd);
+  map.shape_ = shape;
+  return map;
+}
+
+u32 BpfMap::id() const noexcept {
+  bpf_map_info info{};
+  u32 size = sizeof info;
+  return ::bpf_obj_get_info_by_fd(fd_.get(), &info, &size) == 0 ? info.id : 0;
+}
+
+Result<> BpfMap::set(u32 key, const void* value) const {
+  if (::bpf_map_update_elem(fd_.get(), &key, value, BPF_ANY) != 0) return fail_errno(errno, fmt::format("set map entry {}", key));
+  return {};
+}
+
+bool BpfMap::get(u32 key, void* value) const noexcept { return ::bpf_map_lookup_elem(fd_.get(), &key, value) == 0; }
+
+void BpfMap::remove(u32 key) const noexcept { ::bpf_map_delete_elem(fd_.get(), &key); }
+
+Result<Mapping> BpfMap::map_memory() const { return Mapping::shared(fd_.get(), stride() * shape_.entries); }
+
+Result<BpfObject> BpfObject::open(std::string name, std::span<const u8> elf) {
+  ::libbpf_set_print(listen_to_libbpf);
+  libbpf_said.clear();
+  LIBBPF_OPTS(bpf_object_open_opts, options, .object_name = "weir");
+  bpf_object* object = ::bpf_object__open_mem(elf.data(), elf.size(), &options);
+  if (object == nullptr) return fail_errno(errno, fmt::format("open the BPF object of {}", name));
+  return BpfObject(std::move(name), object);
+}
+
+void BpfObject::Close::operator()(bpf_object* object) const noexcept { ::bpf_object__close(object); }
+
+// By hand, since libbpf's own search prefixes the names of data sections with the object's.
+bpf_map* BpfObject::map(std::string_view name) const noexcept {
+  bpf_map* map = nullptr;
+  bpf_object__for_each_map(map, object_.get()) {
+    if (name == ::bpf_map__name(map)) return map;
+  }
+  return nullptr;
+}
+
+bool BpfObject::has_map(std::string_view name) const noexcept { return map(name) != nullptr; }
+
+Result<MapShape> BpfObject::shape(std::string_view name) const {
+  const bpf_map* found = map(name);
+  if (found == nullptr) return fail("{}: its BPF object has no map {}", name_, name);
+  return shape_of(found);
+}
+
+Result<> BpfObject::use(std::string_view name, int fd) {
+  bpf_map* found = map(name);
+  if (found == nullptr) return fail("{}: its BPF object has no map {}", name_, name);
+  if (int err = ::bpf_map__reuse_fd(found, fd); err != 0) return fail_errno(-err, fmt::format("{}: use map {}", name_, name));
+  return {};
+}
+
+Result<> BpfObject::constants(std::string_view section, const void* value, std::size_t size) {
+  bpf_map* found = map(section);
+  if (found == nullptr) return fail("{}: its BPF object has no section {}", name_, section);
+  if (int err = ::bpf_map__set_initial_value(found, value, size); err != 0)
+    return fail_errno(-err, fmt::format("{}: set section {} to {} bytes", name_, section, size));
+  return {};
+}
+
+Result<> BpfObject::load(std::string_view program) {
+  bool there = false;
+  bpf_program* each = nullptr;
+  bpf_object__for_each_program(each, object_.get()) {
+    const bool wanted = program == ::bpf_program__name(each);
+    there |= wanted;
+    ::bpf_program__set_autoload(each, wanted);
+  }
+  if (!there) return fail("{}: its BPF object has no program {}", name_, program);
+  return load();
+}
+
+Result<> BpfObject::load() {
+  libbpf_said.clear();
+  int err = ::bpf_object__load(object_.get());
+  if (err == 0) return {};
+  if (err == -EPERM || err == -EACCES) {
+    if (std::string reason = verifier_reason(); err == -EACCES && !reason.empty())
+      return fail("{}: the kernel's verifier refuses its program: {}", name_, reason);
+    return fail_errno(-err, fmt::format("{}: load its BPF programs (weir needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: run it as root)", name_));
+  }
+  return fail_errno(-err, fmt::format("{}: load its BPF programs: {}", name_, verifier_reason()));
+}
+
+int BpfObject::program_fd(std::string_view name) const noexcept {
+  bpf_program* each = nullptr;
+  bpf_object__for_each_program(each, object_.get()) {
+    if (name == ::bpf_program__name(each)) return ::bpf_program__fd(each);
+  }
+  return -1;
+}
+
+std::string BpfObject::first_program() const {
+  const bpf_program* first = ::bpf_object__next_program(object_.get(), nullptr);
+  return first != nullptr ? ::bpf_program__name(first) : "";
+}
+
+Result<Fd> BpfObject::attach_tracing(std::string_view name) const {
+  Fd link(::bpf_link_create(program_fd(name), 0, BPF_TRACE_RAW_TP, nullptr));
+  if (!link) return fail_errno(errno, fmt::format("attach {} to its tracepoint", name));
+  return link;
+}
+
+bool run_live(int program_fd, Ifindex device, u32 number) noexcept {
+  u8 bytes[64] = {};
+  xdp_md context{};
+  context.data_end = sizeof bytes;
+  context.ingress_ifindex = device.value;
+  LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = bytes, .data_size_in = sizeof bytes, .ctx_in = &context, .ctx_size_in = sizeof context,
+              .repeat = static_cast<int>(number), .flags = BPF_F_TEST_XDP_LIVE_FRAMES);
+  return ::bpf_prog_test_run_opts(program_fd, &options) == 0;
+}
+
+u32 possible_cpus() noexcept { return static_cast<u32>(std::max(1, ::libbpf_num_possible_cpus())); }
+
+u32 program_id(int program_fd) noexcept {
+  bpf_prog_info info{};
+  u32 size = sizeof info;
+  return ::bpf_obj_get_info_by_fd(program_fd, &info, &size) == 0 ? info.id : 0;
+}
+
+std::string program_name(u32 id) {
+  Fd fd(::bpf_prog_get_fd_by_id(id));
+  bpf_prog_info info{};
+  u32 size = sizeof info;
+  if (!fd || ::bpf_obj_get_info_by_fd(fd.get(), &info, &size) != 0) return "";
+  return info.name;
+}
+
+}  // namespace weir

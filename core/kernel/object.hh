@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// object: a BPF object file, from its bytes to loaded programs over maps that the instance owns.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "core/base/fd.hh"
+#include "core/base/mapping.hh"
+#include "core/base/result.hh"
+#include "core/base/types.hh"
+
+struct bpf_object;
+struct bpf_map;
+
+namespace weir {
+
+// What a map is, as an object file declares it or as it is to be created.
+struct MapShape {
+  u32 type = 0;
+  u32 key_size = 4;
+  u32 value_size = 4;
+  u32 entries = 1;
+  u32 flags = 0;
+  friend bool operator==(const MapShape&, const MapShape&) = default;
+};
+
+// A map of the instance.
+class BpfMap {
+ public:
+  BpfMap() = default;
+  static Result<BpfMap> create(std::string_view name, const MapShape& shape, int inner_fd = -1);
+  // `fd` must be a map of this shape.
+  static Result<BpfMap> adopt(Fd fd, const MapShape& shape);
+
+  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+  [[nodiscard]] u32 id() const noexcept;
+  [[nodiscard]] const MapShape& shape() const noexcept { return shape_; }
+  Result<> set(u32 key, const void* value) const;
+  // False: there is no such entry.
+  [[nodiscard]] bool get(u32 key, void* value) const noexcept;
+  void remove(u32 key) const noexcept;
+  // Only of a BPF_F_MMAPABLE array: all its entries, `stride()` bytes apart.
+  [[nodiscard]] Result<Mapping> map_memory() const;
+  [[nodiscard]] std::size_t stride() const noexcept { return (shape_.value_size + 7) / 8 * 8; }
+
+ private:
+  Fd fd_;
+  MapShape shape_;
+};
+
+class BpfObject {
+ public:
+  // Nothing is loaded yet. `name` is for messages.
+  static Result<BpfObject> open(std::string name, std::span<const u8> elf);
+
+  [[nodiscard]] bool has_map(std::string_view map) const noexcept;
+  [[nodiscard]] Result<MapShape> shape(std::string_view map) const;
+  // Use this map in place of the one that the file declares; its shape may differ in the number of entries.
+  Result<> use(std::string_view map, int fd);
+  // The initial value of a section such as ".rodata.weir"; T must be exactly as large.
+  template <typename T>
+  Result<> constants(std::string_view section, const T& value) {
+    return constants(section, &value, sizeof(T));
+  }
+  // Loads one program of the object and no other.
+  Result<> load(std::string_view program);
+  // Loads all of them.
+  Result<> load();
+  // Of a loaded program.
+  [[nodiscard]] int program_fd(std::string_view program) const noexcept;
+  [[nodiscard]] std::string first_program() const;
+  // Attaches a tracing program; closing the link, unless it is pinned, detaches it.
+  Result<Fd> attach_tracing(std::string_view program) const;
+
+ private:
+  struct Close {
+    void operator()(bpf_object* object) const noexcept;
+  };
+  BpfObject(std::string name, bpf_object* object) : name_(std::move(name)), object_(object) {}
+  Result<> constants(std::string_view section, const void* value, std::size_t size);
+  [[nodiscard]] bpf_map* map(std::string_view map) const noexcept;
+  std::string name_;
+  std::unique_ptr<bpf_object, Close> object_;
+};
+
+// Runs an XDP program over `number` live frames, as if they came in by the device: what it passes goes up the host's stack, what it
+// redirects goes out (BPF_F_TEST_XDP_LIVE_FRAMES, Linux 5.18). The frames' bytes are the program's to write. False: the kernel refused,
+// and perhaps after some of the frames.
+bool run_live(int program_fd, Ifindex device, u32 number) noexcept;
+
+// The CPUs that the kernel may ever have: the rows of a table that BPF programs index by CPU.
+u32 possible_cpus() noexcept;
+
+// The kernel's id of a loaded program.
+u32 program_id(int program_fd) noexcept;
+// Its name, by id; empty when it is gone.
+std::string program_name(u32 id);
+
+}  // namespace weir

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// egress_chain: the same programs as on the device entry, in the same order, with the same counters.
+#include "core/pipeline/egress_chain.hh"
+
+// The host side of the programs' own header: struct egress_frame.
+extern "C" {
+#include "bpf/lib/egress.bpf.h"
+}
+
+namespace weir {
+
+u32 EgressChain::run(Frame* frames, u32 number, const Accounts& accounts, u32 row, FrameCache& cache) const noexcept {
+  for (const Step& step : steps_) {
+    account& account = accounts.at(row, step.block);
+    u32 kept = 0;
+    account.frames += number;
+    for (u32 i = 0; i < number; ++i) {
+      egress_frame view{frames[i].data, frames[i].length};
+      const u32 verdict = step.program->run(&view, step.config, step.state + row * step.stride);
+      if (verdict == EGRESS_TRANSMIT) {
+        frames[kept] = frames[i];
+        frames[kept].data = view.data;
+        frames[kept++].length = view.length;
+        continue;
+      }
+      if (const u32 reason = WEIR_DROP_OWN + verdict - 1; reason < WEIR_DROPS) ++account.drop[reason];
+      cache.release(frames[i]);
+    }
+    account.verdict[WEIR_NEXT] += kept;
+    account.verdict[WEIR_DROP] += number - kept;
+    number = kept;
+  }
+  return number;
+}
+
+}  // namespace weir

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// host_stack: one memory-mapped ring per port, one thread for all.
+#include "core/pipeline/host_stack.hh"
+
+#include <atomic>
+#include <cstring>
+#include <mutex>
+#include <thread>
+
+#include "bpf/abi/to_stack.h"
+#include "bpf/ingress/to_stack.skel.h"
+#include "core/base/spin_lock.hh"
+
+namespace weir {
+
+class HostStack::Ring {
+ public:
+  static Result<std::unique_ptr<Ring>> create(const Entry& port, int scratch_fd);
+
+  // False: full.
+  bool push(std::span<const u8> bytes) noexcept {
+    std::scoped_lock hold(lock_);
+    const u64 head = std::atomic_ref(ring_->head).load(std::memory_order_relaxed);
+    if (bytes.size() > TO_STACK_LONGEST || head - std::atomic_ref(ring_->tail).load(std::memory_order_acquire) == TO_STACK_SLOTS) return false;
+    auto* slot = reinterpret_cast<to_stack_slot*>(slots_.data() + head % TO_STACK_SLOTS * stride_);
+    slot->length = static_cast<u32>(bytes.size());
+    std::memcpy(slot->bytes, bytes.data(), bytes.size());
+    std::atomic_ref(ring_->head).store(head + 1, std::memory_order_release);
+    return true;
+  }
+  [[nodiscard]] u32 waiting() const noexcept {
+    return static_cast<u32>(std::atomic_ref(ring_->head).load(std::memory_order_acquire) - std::atomic_ref(ring_->tail).load(std::memory_order_acquire));
+  }
+  [[nodiscard]] u64 lost() const noexcept { return std::atomic_ref(ring_->lost).load(std::memory_order_relaxed); }
+  // Gives what waits to the stack. What the kernel does not take (the device is gone, or down) is lost, and counted.
+  void drain() noexcept {
+    const u32 number = waiting();
+    const u64 end = ring_->tail + number;
+    if (number == 0) return;
+    run_live(program_, device_, number);
+    if (const u64 left = end - ring_->tail; left > 0) {
+      ring_->lost += left;
+      std::atomic_ref(ring_->tail).store(end, std::memory_order_release);
+    }
+  }
+
+ private:
+  explicit Ring(BpfObject object) : object_(std::move(object)) {}
+  BpfObject object_;
+  BpfMap ring_map_, slot_map_;
+  Mapping ring_memory_, slots_;
+  to_stack_ring* ring_ = nullptr;
+  std::size_t stride_ = 0;
+  int program_ = -1;
+  Ifindex device_;
+  SpinLock lock_;  // of the workers that push
+};
+
+Result<std::unique_ptr<HostStack::Ring>> HostStack::Ring::create(const Entry& port, int scratch_fd) {
+  std::size_t size = 0;
+  const void* elf = to_stack::elf_bytes(&size);
+  BpfObject object = TRY(BpfObject::open("to_stack", {static_cast<const u8*>(elf), size}));
+  std::unique_ptr<Ring> made(new Ring(std::move(object)));
+  const MapShape ring = TRY(made->object_.shape("ring")), slots = TRY(made->object_.shape("slots"));
+  made->ring_map_ = TRY(BpfMap::create("ring", ring));
+  made->slot_map_ = TRY(BpfMap::create("slots", slots));
+  TRY_VOID(made->object_.use("ring", made->ring_map_.fd()));
+  TRY_VOID(made->object_.use("slots", made->slot_map_.fd()));
+  TRY_VOID(made->object_.use("scratch", scratch_fd));
+  TRY_VOID(made->object_.constants(".rodata.weir", to_stack_link{port.generic}));
+  TRY_VOID(made->object_.load());
+  made->ring_memory_ = TRY(made->ring_map_.map_memory());
+  made->slots_ = TRY(made->slot_map_.map_memory());
+  made->ring_ = reinterpret_cast<to_stack_ring*>(made->ring_memory_.data());
+  made->stride_ = made->slot_map_.stride();
+  made->program_ = made->object_.program_fd("to_stack");
+  made->device_ = port.device;
+  return made;
+}
+
+struct HostStack::Worker {
+  std::atomic<u32> asked{0};  // grows with every frame
+  std::atomic<bool> stopping{false};
+  std::thread thread;
+};
+
+HostStack::HostStack() = default;
+
+Result<std::unique_ptr<HostStack>> HostStack::create(const std::vector<Entry>& ports, int scratch_fd) {
+  std::unique_ptr<HostStack> made(new HostStack);
+  for (const Entry& port : ports) {
+    if (made->rings_.size() <= port.slot.value) made->rings_.resize(port.slot.value + 1u);
+    made->rings_[port.slot.value] = TRY(Ring::create(port, scratch_fd));
+  }
+  made->worker_ = std::make_unique<Worker>();
+  made->worker_->thread = std::thread([stack = made.get()] {
+    Worker& worker = *stack->worker_;
+    for (u32 seen = 0; !worker.stopping || stack->held() > 0;) {
+      worker.asked.wait(seen);
+      seen = worker.asked;
+      for (const auto& ring : stack->rings_)
+        if (ring) ring->drain();
+    }
+  });
+  return made;
+}
+
+HostStack::~HostStack() {
+  if (!worker_) return;
+  worker_->stopping = true;
+  worker_->asked.fetch_add(1);
+  worker_->asked.notify_one();
+  worker_->thread.join();
+}
+
+bool HostStack::submit(PortSlot port, std::span<const u8> bytes) noexcept {
+  if (port.value >= rings_.size() || !rings_[port.value] || !rings_[port.value]->push(bytes)) return false;
+  worker_->asked.fetch_add(1, std::memory_order_release);
+  worker_->asked.notify_one();  // a system call only when the thread sleeps
+  return true;
+}
+
+u32 HostStack::held() const noexcept {
+  u32 waiting = 0;
+  for (const auto& ring : rings_)
+    if (ring) waiting += ring->waiting();
+  return waiting;
+}
+
+u64 HostStack::lost(PortSlot port) const noexcept {
+  return port.value < rings_.size() && rings_[port.value] ? rings_[port.value]->lost() : 0;
+}
+
+}  // namespace weir

@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// kernel_side: build the kernel half of an instance bottom up, attach it last, and leave nothing behind when a step fails.
+#include "core/pipeline/kernel_side.hh"
+
+#include <linux/bpf.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "bpf/abi/account.h"
+#include "bpf/abi/link.h"
+#include "bpf/egress/transmit.skel.h"
+#include "bpf/ingress/ingress.skel.h"
+#include "bpf/ingress/trace.skel.h"
+
+namespace weir {
+namespace {
+
+constexpr std::array tracing = {"devmap_xmit", "redirect_err", "exception"};
+
+template <typename Skeleton>
+std::span<const u8> elf_of() {
+  std::size_t size = 0;
+  const void* bytes = Skeleton::elf_bytes(&size);
+  return {static_cast<const u8*>(bytes), size};
+}
+
+std::optional<KernelSide::Entry> read_entry(const BpfMap& map, PortSlot port) {
+  bpf_devmap_val value{};
+  if (!map.get(port.value, &value)) return std::nullopt;
+  return KernelSide::Entry{value.ifindex, value.bpf_prog.id};  // a write takes a descriptor, a read gives back the id
+}
+
+// A bpffs takes no dots in names (kernel/bpf/inode.c keeps them for itself).
+std::string pin_name(std::string name) {
+  std::ranges::replace(name, '.', '_');
+  return name;
+}
+
+bpf_devmap_val entry_of(Ifindex device, int program_fd) {
+  bpf_devmap_val value{};
+  value.ifindex = device.value;
+  value.bpf_prog.fd = program_fd;  // none: 0 or less
+  return value;
+}
+
+}  // namespace
+
+Result<u8*> KernelMemory::bytes(std::string_view name, std::size_t entry, u32 count) {
+  MapShape shape = TRY(object_.shape(name));
+  if (shape.value_size != entry || (shape.flags & BPF_F_MMAPABLE) == 0)
+    return fail("{}: map {} has entries of {} bytes where the user half expects {}, or lacks BPF_F_MMAPABLE", prefix_, name,
+                shape.value_size, entry);
+  if (count > 1 && (entry % 8) != 0) return fail("{}: map {}: entries of an array must be a multiple of 8 bytes", prefix_, name);
+  shape.entries = count;
+  const std::string pin = pin_name(fmt::format("{}_{}", prefix_, name));
+  Result<BpfMap> map = fail("not adopted");
+  if (adopt_) {
+    if (Fd fd = pins_.get(pin)) map = BpfMap::adopt(std::move(fd), shape);
+  }
+  if (!map) map = BpfMap::create(name, shape);
+  BpfMap made = TRY(std::move(map));
+  TRY_VOID(object_.use(name, made.fd()));
+  Mapping memory = TRY(made.map_memory());
+  u8* at = memory.data();
+  held_.insert_or_assign(pin, Held{std::move(made), std::move(memory)});
+  return at;
+}
+
+Result<> KernelMemory::pin() const {
+  for (const auto& [name, held] : held_) TRY_VOID(pins_.put(name, held.map.fd()));
+  return {};
+}
+
+std::vector<std::string> KernelMemory::pin_names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, held] : held_) names.push_back(name);
+  return names;
+}
+
+void fill_egress_config(const egress_program& program, const ConfigNode& keys, const Mac& device, u8* config) noexcept {
+  for (const egress_key* key = program.keys; key->type != EGRESS_KEY_END; ++key) {
+    const bool of_port = key->fallback != nullptr && std::string_view(key->fallback) == "port";
+    if (!keys.has(key->name) && !of_port) continue;
+    if (key->type == EGRESS_KEY_MAC) {
+      const Mac mac = keys.has(key->name) ? keys.mac(key->name) : device;
+      std::ranges::copy(mac, config + key->offset);
+    } else {
+      const u32 value = static_cast<u32>(keys.integer(key->name));
+      std::memcpy(config + key->offset, &value, sizeof value);
+    }
+    if (key->present != 0) config[key->present] = 1;
+  }
+}
+
+Result<std::unique_ptr<KernelSide>> KernelSide::create(PinFolder pins, const Shape& shape) {
+  std::unique_ptr<KernelSide> side(new KernelSide(std::move(pins), shape));
+  TRY_VOID(side->create_maps());
+  return side;
+}
+
+KernelSide::~KernelSide() {
+  // After a start that failed half-way, the folder of an instance that never ran is not left behind.
+  if (!pins_.found() && pin_names_.empty()) pins_.remove_all_but({});
+}
+
+Result<> KernelSide::create_maps() {
+  const MapShape accounts{BPF_MAP_TYPE_ARRAY, 4, sizeof(account), shape_.rows * shape_.blocks, BPF_F_MMAPABLE};
+  Result<BpfMap> found = fail("not adopted");
+  if (shape_.adopt) {
+    if (Fd fd = pins_.get("accounts")) found = BpfMap::adopt(std::move(fd), accounts);
+  }
+  accounts_ = found ? std::move(*found) : TRY(BpfMap::create("accounts", accounts));
+  scratch_ = TRY(BpfMap::create("scratch", {BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(scratch), 1, 0}));
+  stages_ = TRY(BpfMap::create("stages", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, WEIR_MAX_STAGES, 0}));
+  const MapShape devmap{BPF_MAP_TYPE_DEVMAP, 4, sizeof(bpf_devmap_val), WEIR_MAX_PORTS, 0};
+  ports_ = TRY(BpfMap::create("ports", devmap));
+  sockets_ = TRY(BpfMap::create("sockets", {BPF_MAP_TYPE_XSKMAP, 4, 4, WEIR_MAX_PORTS * max_queues, 0}));
+  groups_ = TRY(BpfMap::create("groups", {BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, WEIR_MAX_GROUPS, 0}, ports_.fd()));
+  targets_ = TRY(BpfMap::create("targets", {BPF_MAP_TYPE_ARRAY, 4, sizeof(group_targets), WEIR_MAX_GROUPS, 0}));
+  devices_ = TRY(BpfMap::create("devices", {BPF_MAP_TYPE_HASH, 4, 4, WEIR_MAX_PORTS, 0}));
+  return {};
+}
+
+// Gives an object the instance's maps in place of the ones that its header declares.
+Result<> KernelSide::share(BpfObject& object) const {
+  const std::pair<const char*, const BpfMap*> shared[] = {{"accounts", &accounts_}, {"scratch", &scratch_}, {"stages", &stages_},
+                                                          {"ports", &ports_},       {"sockets", &sockets_}, {"groups", &groups_},
+                                                          {"targets", &targets_},   {"devices", &devices_}};
+  for (const auto& [name, map] : shared)
+    if (object.has_map(name)) TRY_VOID(object.use(name, map->fd()));
+  return {};
+}
+
+Result<StageMemory*> KernelSide::open_stage(const KernelStage& stage) {
+  StageHalf half;
+  half.object = std::make_unique<BpfObject>(TRY(BpfObject::open(stage.name, stage.plugin->kernel_half())));
+  half.memory = std::make_unique<KernelMemory>(*half.object, pins_, fmt::format("stage_{}", stage.number), shape_.adopt);
+  StageMemory* memory = half.memory.get();
+  halves_.insert_or_assign(stage.number, std::move(half));
+  return memory;
+}
+
+Result<> KernelSide::load_stage(const KernelStage& stage) {
+  StageHalf& half = halves_.at(stage.number);
+  const stage_link link{stage.number, stage.block, shape_.blocks, stage.go, stage.next};
+  TRY_VOID(share(*half.object));
+  TRY_VOID(half.object->constants(".rodata.weir", link));
+  TRY_VOID(half.object->load());
+  half.program = half.object->program_fd(half.object->first_program());
+  return stages_.set(stage.number, &half.program);
+}
+
+Result<> KernelSide::load_egress(const KernelPort& port, std::size_t place, const EgressModule& module, int chain_fd, BpfMap& chain) {
+  const EgressConfig& config = (*port.egress)[place];
+  const bool last = place + 1 == port.egress->size();
+  EgressProgram made;
+  made.name = config.program;
+  made.block = port.egress_block + static_cast<u32>(place);
+  made.object = std::make_unique<BpfObject>(TRY(BpfObject::open("egress " + config.program, module.elf)));
+  made.memory = std::make_unique<KernelMemory>(*made.object, pins_, fmt::format("egress_{}_{}", port.slot.value, place), shape_.adopt);
+  u8* settings = nullptr;
+  if (made.object->has_map(".data.config")) settings = TRY(made.memory->bytes(".data.config", module.host->config_size, 1));
+  if (settings != nullptr) fill_egress_config(*module.host, config.keys, port.mac, settings);
+  const std::size_t stride = (module.host->state_size + 7) / 8 * 8;
+  u8* state = TRY(made.memory->bytes("state", module.host->state_size, shape_.rows));
+  TRY_VOID(made.object->use("accounts", accounts_.fd()));
+  if (made.object->has_map("chain")) TRY_VOID(made.object->use("chain", chain_fd));
+  const egress_link link{made.block, shape_.blocks, last ? WEIR_NO_NEXT : static_cast<u32>(place) + 1, shape_.rows};
+  TRY_VOID(made.object->constants(".rodata.weir", link));
+  TRY_VOID(made.object->load(config.program));
+  const int program = made.object->program_fd(config.program);
+  made.id = program_id(program);
+  TRY_VOID(chain.set(static_cast<u32>(place), &program));
+  made.host = {module.host, settings, state, stride, made.block};
+  egress_[port.slot.value].push_back(std::move(made));
+  return {};
+}
+
+Result<> KernelSide::add_port(const KernelPort& port, const Registry& registry) {
+  if (egress_.size() <= port.slot.value) {
+    egress_.resize(port.slot.value + 1u);
+    chains_.resize(port.slot.value + 1u);
+    transmit_.resize(port.slot.value + 1u);
+  }
+  if (!port.egress->empty()) {
+    const MapShape shape{BPF_MAP_TYPE_PROG_ARRAY, 4, 4, max_egress_chain, 0};
+    BpfMap& chain = chains_[port.slot.value] = TRY(BpfMap::create("chain", shape));
+    for (std::size_t place = 0; place < port.egress->size(); ++place)
+      TRY_VOID(load_egress(port, place, *registry.egress_module((*port.egress)[place].program), chain.fd(), chain));
+  }
+  TRY_VOID(set_entry(port));
+  return devices_.set(port.ifindex.value, &port.block);
+}
+
+int KernelSide::entry_program(PortSlot port) const noexcept {
+  if (const auto& chain = egress_[port.value]; !chain.empty()) return chain.front().object->program_fd(chain.front().name);
+  return transmit_[port.value] ? transmit_[port.value]->program_fd("transmit") : -1;
+}
+
+Result<> KernelSide::set_entry(const KernelPort& port) {
+  const bpf_devmap_val entry = entry_of(port.ifindex, entry_program(port.slot));
+  return ports_.set(port.slot.value, &entry);
+}
+
+// The kernel tells nobody what becomes of a frame that it redirects in generic mode. Once a port is in that mode, every device entry
+// carries a program, and what that lets go is what was sent.
+Result<> KernelSide::count_transmits(const std::vector<KernelPort>& ports) {
+  if (std::exchange(counts_transmits_, true)) return {};
+  for (const KernelPort& port : ports) {
+    if (!egress_[port.slot.value].empty()) continue;
+    auto object = std::make_unique<BpfObject>(TRY(BpfObject::open("egress transmit", elf_of<::transmit>())));
+    TRY_VOID(share(*object));
+    TRY_VOID(object->constants(".rodata.weir", egress_link{port.egress_block, shape_.blocks, WEIR_NO_NEXT, 1}));
+    TRY_VOID(object->load("transmit"));
+    transmit_[port.slot.value] = std::move(object);
+    TRY_VOID(set_entry(port));
+  }
+  for (u16 group = 0; group < group_members_.size(); ++group) TRY_VOID(set_group(GroupSlot{group}, group_members_[group], ports));
+  return {};
+}
+
+Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& members, const std::vector<KernelPort>& ports) {
+  if (group_maps_.size() <= group.value) group_maps_.resize(group.value + 1u), group_members_.resize(group.value + 1u);
+  group_members_[group.value] = members;
+  BpfMap map = TRY(BpfMap::create("group", {BPF_MAP_TYPE_DEVMAP, 4, sizeof(bpf_devmap_val), WEIR_MAX_PORTS, 0}));
+  group_targets targets{};
+  targets.longest = ~0u;
+  std::vector<PortSlot> reachable;  // a broadcast would skip a device that is down without a word
+  for (PortSlot member : members) {
+    auto port = std::ranges::find(ports, member, &KernelPort::slot);
+    if (port == ports.end()) targets.longest = 0;  // not a device: only user space sends there
+    if (port == ports.end() || port->longest == 0) continue;
+    targets.longest = std::min(targets.longest, port->longest);
+    const bpf_devmap_val entry = entry_of(port->ifindex, entry_program(member));
+    TRY_VOID(map.set(member.value, &entry));
+    reachable.push_back(member);
+  }
+  for (u16 from = 0; from < WEIR_MAX_PORTS; ++from) {
+    targets.only[from] = WEIR_NONE;
+    for (PortSlot to : reachable)
+      if (to.value != from) targets.only[from] = ++targets.fan_out[from] == 1 ? static_cast<u8>(to.value) : WEIR_MANY;
+  }
+  const int fd = map.fd();
+  TRY_VOID(groups_.set(group.value, &fd));
+  TRY_VOID(targets_.set(group.value, &targets));
+  group_maps_[group.value] = std::move(map);
+  return {};
+}
+
+Result<> KernelSide::set_socket(const KernelPort& port, QueueId queue, int socket_fd) {
+  return sockets_.set(first_socket(port) + queue.value, &socket_fd);
+}
+
+Result<KernelSide::Ingress> KernelSide::make_ingress(const KernelPort& port) const {
+  BpfObject object = TRY(BpfObject::open("ingress", elf_of<ingress>()));
+  const ingress_link link{port.slot.value, port.block, shape_.blocks, first_socket(port), port.queues, port.go, port.next};
+  TRY_VOID(share(object));
+  TRY_VOID(object.constants(".rodata.weir", link));
+  TRY_VOID(object.load());
+  return Ingress{std::move(object), {}, pin_name("link_" + port.device), false};
+}
+
+// New devices first: when one refuses, those before it are let go of again and what ran is as it was. Devices that an earlier run left
+// under its program are then switched over, each between two frames.
+Result<> KernelSide::attach(std::vector<KernelPort>& ports) {
+  TRY_VOID(trace());
+  for (KernelPort& port : ports) TRY_WITHIN_VOID(fmt::format("port {}, device {}", port.name, port.device), attach_port(port, ports));
+  for (const Ingress& made : ingress_)
+    if (made.adopted) TRY_VOID(made.link.replace(made.object.program_fd("ingress")));
+  return {};
+}
+
+Result<> KernelSide::attach_port(KernelPort& port, std::vector<KernelPort>& ports) {
+  Ingress made = TRY(make_ingress(port));
+  const int program = made.object.program_fd("ingress");
+  Result<XdpLink> link = adopt_link(made.pin, port);
+  made.adopted = link.has_value();
+  if (!link) {
+    pins_.remove(made.pin);  // of another device or mode: it would keep this one busy
+    link = unsupported("not tried");
+    if (port.mode != Mode::generic) link = XdpLink::attach(program, port.ifindex, true);
+    const bool native = link.has_value();
+    if (!native && link.error().failure == Failure::unsupported && port.mode != Mode::native) {
+      TRY_VOID(count_transmits(ports));
+      link = XdpLink::attach(program, port.ifindex, false);
+    }
+    if (link) port.mode = native ? Mode::native : Mode::generic;
+  }
+  if (!link && link.error().failure == Failure::unsupported) return fail("{}; set mode = \"auto\" or \"generic\"", link.error().what);
+  made.link = TRY(std::move(link));
+  if (made.adopted && port.mode == Mode::generic) TRY_VOID(count_transmits(ports));
+  ingress_.push_back(std::move(made));
+  return {};
+}
+
+// The link of an earlier run, in a mode that the port allows.
+Result<XdpLink> KernelSide::adopt_link(const std::string& pin, KernelPort& port) const {
+  for (const Mode mode : {Mode::native, Mode::generic}) {
+    if (port.mode != Mode::automatic && port.mode != mode) continue;
+    Result<XdpLink> link = XdpLink::adopt(pins_.get(pin), port.ifindex, mode == Mode::native);
+    if (!link) continue;
+    port.mode = mode;
+    return link;
+  }
+  return fail("no link of an earlier run");
+}
+
+std::optional<KernelSide::Entry> KernelSide::entry(PortSlot port) const { return read_entry(ports_, port); }
+
+std::vector<std::pair<PortSlot, KernelSide::Entry>> KernelSide::group_entries(GroupSlot group) const {
+  std::vector<std::pair<PortSlot, Entry>> entries;
+  for (u16 slot = 0; slot < WEIR_MAX_PORTS; ++slot)
+    if (auto found = read_entry(group_maps_.at(group.value), PortSlot{slot})) entries.emplace_back(PortSlot{slot}, *found);
+  return entries;
+}
+
+// Tracing programs of an earlier run count into the same accounts when these were adopted; a second set would count twice.
+Result<> KernelSide::trace() {
+  if (shape_.adopt) {
+    for (const char* name : tracing)
+      if (Fd link = pins_.get(std::string("trace_") + name)) trace_links_.emplace_back(std::string("trace_") + name, std::move(link));
+    if (trace_links_.size() == tracing.size()) return {};
+    trace_links_.clear();
+  }
+  const trace_link link{shape_.netns, shape_.blocks};
+  trace_.emplace(TRY(BpfObject::open("tracepoints", elf_of<::trace>())));
+  TRY_VOID(share(*trace_));
+  TRY_VOID(trace_->constants(".rodata.weir", link));
+  TRY_VOID(trace_->load());
+  for (const char* name : tracing) trace_links_.emplace_back(std::string("trace_") + name, TRY(trace_->attach_tracing(name)));
+  return {};
+}
+
+Result<> KernelSide::pin() {
+  std::vector<std::string> kept;
+  const auto put = [&](const std::string& name, int fd) {
+    kept.push_back(name);
+    return pins_.put(name, fd);
+  };
+  // A program array forgets its programs when the last descriptor closes, unless it is pinned.
+  TRY_VOID(put("accounts", accounts_.fd()));
+  TRY_VOID(put("stages", stages_.fd()));
+  TRY_VOID(put("ports", ports_.fd()));
+  for (std::size_t slot = 0; slot < chains_.size(); ++slot)
+    if (chains_[slot].fd() >= 0) TRY_VOID(put(fmt::format("chain_{}", slot), chains_[slot].fd()));
+  const auto put_memory = [&](const KernelMemory& memory) {
+    for (const std::string& name : memory.pin_names()) kept.push_back(name);
+    return memory.pin();
+  };
+  for (const auto& [number, half] : halves_) TRY_VOID(put_memory(*half.memory));
+  for (const auto& chain : egress_)
+    for (const EgressProgram& program : chain) TRY_VOID(put_memory(*program.memory));
+  for (const auto& [name, link] : trace_links_) TRY_VOID(put(name, link.get()));
+  for (const Ingress& ingress : ingress_) TRY_VOID(put(ingress.pin, ingress.link.fd()));
+  pins_.remove_all_but(kept);
+  pin_names_ = std::move(kept);
+  return {};
+}
+
+void KernelSide::detach() noexcept {
+  for (Ingress& ingress : ingress_) ingress.link.detach();
+  pins_.remove_all_but({});
+  trace_links_.clear();
+}
+
+}  // namespace weir

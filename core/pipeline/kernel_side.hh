@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// kernel_side: the kernel half of an instance: its maps, the stages' kernel halves, the egress chains, the ingress programs, their pins.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/config/config.hh"
+#include "core/kernel/bpffs.hh"
+#include "core/kernel/object.hh"
+#include "core/kernel/xdp_link.hh"
+#include "core/pipeline/egress_chain.hh"
+#include "core/pipeline/registry.hh"
+#include "core/pipeline/stage.hh"
+
+namespace weir {
+
+// The maps of one BPF object that its user side works on, memory-mapped. They are created, or adopted from an earlier run, before the
+// object is loaded.
+class KernelMemory final : public StageMemory {
+ public:
+  // `pins` gets every map as PREFIX.MAP; an earlier one of the same shape is adopted when `adopt`.
+  KernelMemory(BpfObject& object, const PinFolder& pins, std::string prefix, bool adopt)
+      : object_(object), pins_(pins), prefix_(std::move(prefix)), adopt_(adopt) {}
+  // The memory of a map with `count` entries, each at least `entry` bytes.
+  Result<u8*> bytes(std::string_view map, std::size_t entry, u32 count) override;
+  Result<> pin() const;
+  [[nodiscard]] std::vector<std::string> pin_names() const;
+
+ private:
+  struct Held {
+    BpfMap map;
+    Mapping memory;
+  };
+  BpfObject& object_;
+  const PinFolder& pins_;
+  std::string prefix_;
+  bool adopt_;
+  std::map<std::string, Held> held_;
+};
+
+// One program of a port's egress chain, loaded.
+struct EgressProgram {
+  std::string name;
+  u32 id = 0;  // the kernel's
+  u32 block = 0;
+  std::unique_ptr<BpfObject> object;
+  std::unique_ptr<KernelMemory> memory;
+  EgressChain::Step host;
+};
+
+// What the kernel side must know of a port.
+struct KernelPort {
+  PortSlot slot;
+  std::string name;
+  std::string device;
+  Ifindex ifindex;
+  Mac mac{};
+  Mode mode = Mode::automatic;  // settled by attach(): native or generic
+  u32 longest = 0;              // bytes of a frame that the device takes; 0: it is down
+  u32 queues = 1;
+  u32 block = 0;
+  u32 go = 0, next = 0;  // where its frames go first: enum weir_go
+  const std::vector<EgressConfig>* egress = nullptr;
+  u32 egress_block = 0;  // of the chain's first program
+};
+
+// What it must know of a stage.
+struct KernelStage {
+  std::string name;       // "pipeline.stage"
+  const Plugin* plugin;
+  u32 number = 0;
+  u32 block = 0;
+  u32 go = 0, next = 0;   // where its frames go next
+};
+
+// Writes the keys of an egress program into its configuration struct. `device`: the address of the port's own device.
+void fill_egress_config(const egress_program& program, const ConfigNode& keys, const Mac& device, u8* config) noexcept;
+
+class KernelSide {
+ public:
+  static constexpr u32 max_queues = 64;  // of a port
+  struct Shape {
+    u32 cpus = 1, rows = 1, blocks = 1;
+    u32 netns = 0;  // inode of the network namespace
+    bool adopt = false;
+  };
+  // Maps only; nothing touches a device before attach().
+  static Result<std::unique_ptr<KernelSide>> create(PinFolder pins, const Shape& shape);
+  ~KernelSide();
+
+  [[nodiscard]] Result<Mapping> accounts() const { return accounts_.map_memory(); }
+  // The kernel half of a stage: first its memory, for Stage::bind(), then load.
+  Result<StageMemory*> open_stage(const KernelStage& stage);
+  Result<> load_stage(const KernelStage& stage);
+  // Loads the chain and makes the device entry.
+  Result<> add_port(const KernelPort& port, const Registry& registry);
+  // The devmap of a group; may be called again when a member's device went up or down or changed its MTU.
+  Result<> set_group(GroupSlot group, const std::vector<PortSlot>& members, const std::vector<KernelPort>& ports);
+  Result<> set_socket(const KernelPort& port, QueueId queue, int socket_fd);
+  // The last step: from here on frames arrive. All devices, or none. Ports of mode automatic fall back to generic where the driver
+  // has no native XDP.
+  Result<> attach(std::vector<KernelPort>& ports);
+  // Pins everything, so that it outlives the process, and forgets what an earlier run left.
+  Result<> pin();
+  // Takes the programs off the devices and removes the pins.
+  void detach() noexcept;
+
+  [[nodiscard]] const std::vector<EgressProgram>& egress(PortSlot port) const { return egress_.at(port.value); }
+  // Every device entry carries a program, and what its last one lets go is what was sent; else the tracepoint says what was sent.
+  [[nodiscard]] bool counts_transmits() const noexcept { return counts_transmits_; }
+  // What the kernel holds for a port or a member of a group: the ids of its device and of its program; none: no entry.
+  struct Entry {
+    u32 ifindex, program;
+  };
+  [[nodiscard]] std::optional<Entry> entry(PortSlot port) const;
+  [[nodiscard]] std::vector<std::pair<PortSlot, Entry>> group_entries(GroupSlot group) const;
+  [[nodiscard]] int scratch_fd() const noexcept { return scratch_.fd(); }
+  [[nodiscard]] const std::string& pin_path() const noexcept { return pins_.path(); }
+
+ private:
+  struct StageHalf {
+    std::unique_ptr<BpfObject> object;
+    std::unique_ptr<KernelMemory> memory;
+    int program = -1;
+  };
+  struct Ingress {
+    BpfObject object;
+    XdpLink link;
+    std::string pin;
+    bool adopted = false;
+  };
+  KernelSide(PinFolder pins, const Shape& shape) : pins_(std::move(pins)), shape_(shape) {}
+  Result<> create_maps();
+  Result<> trace();
+  Result<> share(BpfObject& object) const;
+  Result<> load_egress(const KernelPort& port, std::size_t place, const EgressModule& module, int chain_fd, BpfMap& chain);
+  Result<Ingress> make_ingress(const KernelPort& port) const;
+  Result<> attach_port(KernelPort& port, std::vector<KernelPort>& ports);
+  Result<XdpLink> adopt_link(const std::string& pin, KernelPort& port) const;
+  Result<> count_transmits(const std::vector<KernelPort>& ports);
+  Result<> set_entry(const KernelPort& port);
+  [[nodiscard]] int entry_program(PortSlot port) const noexcept;
+  [[nodiscard]] u32 first_socket(const KernelPort& port) const noexcept { return port.slot.value * max_queues; }
+
+  PinFolder pins_;
+  Shape shape_;
+  BpfMap accounts_, scratch_, stages_, ports_, sockets_, groups_, targets_;
+  std::vector<BpfMap> group_maps_;
+  std::vector<std::vector<PortSlot>> group_members_;
+  std::vector<BpfMap> chains_;
+  std::map<u32, StageHalf> halves_;  // by stage number
+  std::vector<std::vector<EgressProgram>> egress_;  // by port slot; the configured ones
+  std::vector<std::unique_ptr<BpfObject>> transmit_;  // by port slot; on entries of ports without a chain, see count_transmits()
+  bool counts_transmits_ = false;
+  std::vector<Ingress> ingress_;
+  std::optional<BpfObject> trace_;
+  std::vector<std::pair<std::string, Fd>> trace_links_;
+  BpfMap devices_;
+  std::vector<std::string> pin_names_;
+};
+
+}  // namespace weir

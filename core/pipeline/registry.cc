@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// registry: load modules, refuse those that do not fit, and answer what they declare.
+#include "core/pipeline/registry.hh"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <filesystem>
+
+namespace weir {
+namespace {
+
+namespace fs = std::filesystem;
+
+template <typename T>
+T* symbol(void* handle, const char* name) {
+  return reinterpret_cast<T*>(::dlsym(handle, name));
+}
+
+std::vector<std::string> modules_in(const std::string& folder) {
+  std::vector<std::string> files;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder, error))
+    if (entry.path().extension() == ".so") files.push_back(entry.path());
+  std::ranges::sort(files);
+  return files;
+}
+
+template <typename Map>
+std::vector<std::string> names_of(const Map& map) {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : map) names.push_back(name);
+  return names;
+}
+
+Key key_of(const egress_key& key) {
+  Key made = key.type == EGRESS_KEY_MAC ? Key::mac(key.name) : Key::integer(key.name, key.min, key.max);
+  made.says = key.says;
+  if (key.required) return made;
+  // "port" is filled in when the port is known: to the schema the key has no value then.
+  if (key.fallback == nullptr || std::string_view(key.fallback) == "port") return std::move(made).optional();
+  return std::move(made).otherwise(key.fallback);
+}
+
+}  // namespace
+
+Schema egress_schema(const egress_program& program) {
+  Schema schema;
+  for (const egress_key* key = program.keys; key->type != EGRESS_KEY_END; ++key) schema.push_back(key_of(*key));
+  return schema;
+}
+
+void Registry::Unload::operator()(void* handle) const noexcept { ::dlclose(handle); }
+
+Result<Registry> Registry::load() {
+  Dl_info self{};
+  if (::dladdr(reinterpret_cast<void*>(&egress_schema), &self) == 0 || self.dli_fname == nullptr)
+    return fail("find the folder of plugins: the dynamic linker does not know where libweir is");
+  const fs::path beside = fs::canonical(self.dli_fname).parent_path();
+  for (const fs::path& folder : {beside / "weir" / "plugins", beside.parent_path() / "plugins"})
+    if (fs::is_directory(folder)) return load(folder);
+  return fail("find the folder of plugins: neither {} nor {} is there; install weir again", (beside / "weir/plugins").string(),
+              (beside.parent_path() / "plugins").string());
+}
+
+Result<Registry> Registry::load(const std::string& folder) {
+  Registry registry;
+  for (const std::string& file : modules_in(folder)) TRY_VOID(registry.load_module(file));
+  return registry;
+}
+
+Registry Registry::of(std::vector<const Plugin*> plugins, std::vector<const EgressModule*> egress) {
+  Registry registry;
+  for (const Plugin* plugin : plugins)
+    if (!registry.add(*plugin, "this program")) broken("two plugins of one name are linked in");
+  for (const EgressModule* module : egress)
+    if (!registry.add(*module, "this program")) broken("two egress programs of one name are linked in");
+  return registry;
+}
+
+Result<> Registry::load_module(const std::string& file) {
+  std::unique_ptr<void, Unload> handle(::dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL));
+  if (!handle) return fail("{}: load plugin: {}", file, ::dlerror());
+  const char* abi = symbol<const char>(handle.get(), "weir_plugin_abi");
+  if (abi == nullptr) return fail("{}: load plugin: it is not a weir plugin (it has no WEIR_PLUGIN or WEIR_EGRESS)", file);
+  if (std::string_view(abi) != WEIR_PLUGIN_ABI)
+    return fail("{}: load plugin: it was built for {}, this is {}; build it again", file, abi, WEIR_PLUGIN_ABI);
+  if (auto* plugin = symbol<const Plugin&()>(handle.get(), "weir_plugin")) TRY_VOID(add(plugin(), file));
+  if (auto* egress = symbol<const EgressModule&()>(handle.get(), "weir_egress")) TRY_VOID(add(egress(), file));
+  handles_.push_back(std::move(handle));
+  return {};
+}
+
+Result<> Registry::add(const Plugin& plugin, const std::string& file) {
+  if (plugin.drops.size() > WEIR_DROPS - WEIR_DROP_OWN || plugin.counters.size() > WEIR_COUNTERS)
+    return fail("{}: load plugin {}: it declares more than {} drop reasons or {} counters", file, plugin.name, WEIR_DROPS - WEIR_DROP_OWN,
+                WEIR_COUNTERS);
+  if (auto [at, fresh] = files_.emplace(plugin.name, file); !fresh)
+    return fail("two plugins are named {}: {} and {}; remove one", plugin.name, at->second, file);
+  plugins_.emplace(plugin.name, &plugin);
+  return {};
+}
+
+Result<> Registry::add(const EgressModule& module, const std::string& file) {
+  const std::string name = module.host->name;
+  if (auto [at, fresh] = files_.emplace("egress " + name, file); !fresh)
+    return fail("two egress programs are named {}: {} and {}; remove one", name, at->second, file);
+  egress_.emplace(name, EgressEntry{&module, egress_schema(*module.host)});
+  return {};
+}
+
+const Plugin* Registry::plugin(const std::string& name) const {
+  auto at = plugins_.find(name);
+  return at == plugins_.end() ? nullptr : at->second;
+}
+
+const EgressModule* Registry::egress_module(const std::string& name) const {
+  auto at = egress_.find(name);
+  return at == egress_.end() ? nullptr : at->second.module;
+}
+
+const Schema* Registry::stage(const std::string& name) const {
+  const Plugin* found = plugin(name);
+  return found == nullptr ? nullptr : &found->keys;
+}
+
+const Schema* Registry::egress(const std::string& name) const {
+  auto at = egress_.find(name);
+  return at == egress_.end() ? nullptr : &at->second.schema;
+}
+
+std::vector<std::string> Registry::stages() const { return names_of(plugins_); }
+std::vector<std::string> Registry::egress_programs() const { return names_of(egress_); }
+
+}  // namespace weir

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// registry: the plugins and egress programs that are there, loaded from the folder of modules.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "core/config/schema.hh"
+#include "core/egress.hh"
+
+namespace weir {
+
+class Registry final : public Catalog {
+ public:
+  // Loads every module of the folder. A module that does not fit is an error that names it; so are two of one name.
+  static Result<Registry> load(const std::string& folder);
+  // The folder that belongs to this libweir: beside it in an installed tree or in a build tree.
+  static Result<Registry> load();
+  // Without modules: what is linked into a test.
+  static Registry of(std::vector<const Plugin*> plugins, std::vector<const EgressModule*> egress);
+
+  [[nodiscard]] const Plugin* plugin(const std::string& name) const;
+  [[nodiscard]] const EgressModule* egress_module(const std::string& name) const;
+
+  [[nodiscard]] const Schema* stage(const std::string& plugin) const override;
+  [[nodiscard]] const Schema* egress(const std::string& program) const override;
+  [[nodiscard]] std::vector<std::string> stages() const override;
+  [[nodiscard]] std::vector<std::string> egress_programs() const override;
+
+ private:
+  struct Unload {
+    void operator()(void* handle) const noexcept;
+  };
+  struct EgressEntry {
+    const EgressModule* module;
+    Schema schema;
+  };
+  Result<> load_module(const std::string& file);
+  Result<> add(const Plugin& plugin, const std::string& file);
+  Result<> add(const EgressModule& module, const std::string& file);
+  std::vector<std::unique_ptr<void, Unload>> handles_;  // first in, last out: what they define is used below
+  std::map<std::string, const Plugin*> plugins_;
+  std::map<std::string, EgressEntry> egress_;
+  std::map<std::string, std::string> files_;  // by name, for messages
+};
+
+// The keys of an egress program as a schema.
+Schema egress_schema(const egress_program& program);
+
+}  // namespace weir

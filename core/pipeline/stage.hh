@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// stage: what the author of a plugin writes against: the user half, what it knows of its surroundings, and its kernel half's maps.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/result.hh"
+#include "core/config/node.hh"
+#include "core/config/schema.hh"
+#include "core/frame/frame.hh"
+
+namespace weir {
+
+// Where a stage stands: the ports that its pipeline serves, and the clock. Valid as long as the stage.
+class StageContext {
+ public:
+  virtual ~StageContext() = default;
+  // Ports whose pipeline this stage is in, by slot, in the order of the file.
+  [[nodiscard]] virtual std::vector<PortSlot> ports() const = 0;
+  [[nodiscard]] virtual std::optional<PortSlot> port(std::string_view name) const = 0;  // any port of the instance
+  [[nodiscard]] virtual std::string_view name(PortSlot port) const = 0;
+  // A group of these ports, for Burst::flood() and the kernel half's flood(). The same ports give the same group. At most
+  // WEIR_MAX_GROUPS in an instance.
+  virtual Result<GroupSlot> group(std::span<const PortSlot> ports) = 0;
+};
+
+// The memory-mapped maps of a stage's kernel half, by name; without one (--user-only, or no XDP port), ordinary memory of the same
+// size, so that a user half works on one table either way.
+class StageMemory {
+ public:
+  virtual ~StageMemory() = default;
+  // The section ".data.config" (map "config") or a BPF_F_MMAPABLE array: `count` entries of T from its start. A map of another size
+  // is a mistake of the plugin.
+  template <typename T>
+  Result<std::span<T>> array(std::string_view map, u32 count) {
+    return std::span<T>(reinterpret_cast<T*>(TRY(bytes(map, sizeof(T), count))), count);
+  }
+
+ private:
+  // Before the kernel half is loaded this also sets the map's number of entries. Zeroed, or as an earlier run of the instance left it.
+  virtual Result<u8*> bytes(std::string_view map, std::size_t entry, u32 count) = 0;
+};
+
+// The user half of a plugin. Constructed on the control side; process() runs on the workers, several at once.
+class Stage {
+ public:
+  virtual ~Stage() = default;
+  // Once, after construction and before any frame: take hold of the memory that is shared with the kernel half and fill it.
+  virtual Result<> bind(StageMemory& memory) {
+    static_cast<void>(memory);
+    return {};
+  }
+  // Give each frame of the burst a verdict, or leave it to go on. No exception, log, allocation or system call.
+  virtual void process(Burst& burst) noexcept = 0;
+  // Once a second, on the control side, beside process(). `now_s`: seconds of CLOCK_MONOTONIC.
+  virtual void tick(u32 now_s) noexcept { static_cast<void>(now_s); }
+  // What `weir stats --json` adds for this stage: gauges, such as the number of entries of a table.
+  [[nodiscard]] virtual std::vector<std::pair<std::string, u64>> gauges() const { return {}; }
+};
+
+// What a plugin is; one constant in each.
+struct Plugin {
+  const char* name;
+  const char* says;  // one sentence for people
+  Schema keys;
+  std::vector<std::string> drops;     // names of its drop reasons, in the order of its enum
+  std::vector<std::string> counters;  // names of its other counters, in the order of their enum
+  std::vector<std::string> punts;     // names of the kernel half's reasons to punt
+  // Checks what a schema cannot, touches nothing outside: `weir check` calls it without privileges.
+  Result<std::unique_ptr<Stage>> (*make)(const ConfigNode& keys, StageContext& context);
+  // The kernel half's object file, empty when there is none. It holds one STAGE.
+  std::span<const u8> (*kernel_half)();
+};
+
+}  // namespace weir

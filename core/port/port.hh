@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// port: where frames enter and leave, seen from a worker. Each driver implements Port and Queue.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/base/spin_lock.hh"
+#include "core/frame/pool.hh"
+
+namespace weir {
+
+// One rx/tx lane of a port. receive() is called by the worker that owns the lane; transmit() and reclaim() by any worker that holds
+// tx_lock(). Whoever calls brings its own cache of free frames.
+class Queue {
+ public:
+  virtual ~Queue() = default;
+
+  // Appends received frames to the burst, as many as there is room for. The caller owns them. Returns how many.
+  virtual u32 receive(Burst& burst, FrameCache& cache) noexcept = 0;
+  // Takes ownership of the first frames of `frames` and returns how many; the caller keeps the others.
+  virtual u32 transmit(const Frame* frames, u32 number, FrameCache& cache) noexcept = 0;
+  // Takes back frames that have left, and kicks the kernel for those that it has not taken yet. Returns whether any are still on
+  // their way through a ring that needs kicking.
+  virtual bool reclaim(FrameCache& cache) noexcept = 0;
+
+  // The frames that lie in this lane's rings.
+  [[nodiscard]] virtual u32 held() const noexcept = 0;
+  // Those of them that receive() would give.
+  [[nodiscard]] virtual u32 waiting() const noexcept { return 0; }
+  // Readable when receive() would find something; -1: always worth polling.
+  [[nodiscard]] virtual int descriptor() const noexcept { return -1; }
+  // Nothing will ever come in.
+  [[nodiscard]] virtual bool silent() const noexcept { return false; }
+  [[nodiscard]] SpinLock& tx_lock() noexcept { return tx_lock_; }
+
+ private:
+  SpinLock tx_lock_;
+};
+
+class Port {
+ public:
+  virtual ~Port() = default;
+  [[nodiscard]] virtual u32 queues() const noexcept = 0;
+  [[nodiscard]] virtual Queue& queue(u32 index) noexcept = 0;
+};
+
+}  // namespace weir

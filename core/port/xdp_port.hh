@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// xdp_port: a netdev under XDP: one AF_XDP socket per queue.
+#pragma once
+
+#include "core/port/xsk.hh"
+
+namespace weir {
+
+class XdpPort final : public Port {
+ public:
+  // Binds a socket to each of the first `queues` queues. `fill`: frames per queue that the kernel may hold for receiving.
+  static Result<std::unique_ptr<XdpPort>> open(Umem& umem, const std::string& device, u32 queues, PortSlot port, ZeroCopy zero_copy,
+                                               u32 fill) {
+    std::unique_ptr<XdpPort> made(new XdpPort);
+    for (u32 queue = 0; queue < queues; ++queue)
+      made->sockets_.push_back(TRY(XskSocket::bind(umem, device, QueueId{queue}, port, zero_copy, fill)));
+    return made;
+  }
+
+  [[nodiscard]] u32 queues() const noexcept override { return static_cast<u32>(sockets_.size()); }
+  [[nodiscard]] Queue& queue(u32 index) noexcept override { return *sockets_[index]; }
+  [[nodiscard]] int descriptor(u32 index) const noexcept { return sockets_[index]->descriptor(); }
+  [[nodiscard]] bool zero_copy() const noexcept { return !sockets_.empty() && sockets_.front()->zero_copy(); }
+
+ private:
+  XdpPort() = default;
+  std::vector<std::unique_ptr<XskSocket>> sockets_;
+};
+
+}  // namespace weir

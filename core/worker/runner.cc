@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// runner: bursts to completion. The only place where frames change hands on the user side.
+#include "core/worker/runner.hh"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <mutex>
+
+namespace weir {
+
+Runner::Runner(DataPath& path, FramePool& pool, u32 number, u32 row, std::vector<Lane> lanes)
+    : path_(path), number_(number), row_(row), cache_(pool), lanes_(std::move(lanes)), out_(path.ports.size()) {
+  waiting_.reserve(path.ports.size());
+}
+
+u32 Runner::poll() noexcept {
+  u32 total = 0;
+  for (const Lane& lane : lanes_) {
+    burst_.clear();
+    const u32 got = lane.queue->receive(burst_, cache_);
+    if (got == 0) continue;
+    total += got;
+    account& port = of(lane.port);
+    port.frames += got;
+    for (const Frame& frame : burst_) port.bytes += frame.length;
+    run(path_.ports[lane.port.value].pipeline, burst_);
+  }
+  flush();
+  reclaim();
+  return total;
+}
+
+// Frames that the kernel punted at different stages are run in parts, in their order.
+void Runner::run(const Pipeline* pipeline, Burst& burst) noexcept {
+  if (burst.empty()) return;
+  const u8 entry = burst.begin()->stage;
+  if (std::all_of(burst.begin(), burst.end(), [&](const Frame& frame) { return frame.stage == entry; })) {
+    run_from(pipeline, entry, burst);
+    return;
+  }
+  for (const Frame* at = burst.begin(); at != burst.end();) {
+    const u8 stage = at->stage;
+    part_.clear();
+    for (; at != burst.end() && at->stage == stage; ++at) part_.push(*at);
+    run_from(pipeline, stage, part_);
+  }
+}
+
+// `stage` is the instance's number; one of another pipeline (a frame of before a reload) starts at the front, which is always right.
+void Runner::run_from(const Pipeline* pipeline, u32 stage, Burst& burst) noexcept {
+  const u32 count = pipeline == nullptr ? 0 : static_cast<u32>(pipeline->stages.size());
+  u32 at = count > 0 && stage >= pipeline->first() ? stage - pipeline->first() : 0;
+  if (at >= count) at = 0;
+  for (; at < count && !burst.empty(); ++at) {
+    const StageEntry& entry = pipeline->stages[at];
+    account& stage_account = path_.accounts.at(row_, entry.block);
+    burst.charge(&stage_account);
+    entry.stage->process(burst);
+    stage_account.verdict[WEIR_NEXT] += burst.size() - burst.decided();
+    if (burst.decided() > 0) settle(burst, stage_account);
+  }
+  for (const Frame& frame : burst) to_stack(frame);
+}
+
+// Carries out the verdicts; the frames without one move to the front of the burst.
+void Runner::settle(Burst& burst, account& stage) noexcept {
+  u32 kept = 0;
+  Frame* frames = burst.begin();
+  for (u32 i = 0; i < burst.size(); ++i) {
+    const Frame& frame = frames[i];
+    switch (frame.verdict) {
+      case WEIR_NEXT:
+        frames[kept++] = frame;
+        continue;
+      case WEIR_REDIRECT:
+        emit(frame, PortSlot{frame.argument});
+        break;
+      case WEIR_FLOOD:
+        flood(frame, frame.argument);
+        break;
+      case WEIR_TO_STACK:
+        to_stack(frame);
+        break;
+      default:
+        if (frame.argument >= WEIR_DROP_OWN && frame.argument < WEIR_DROPS) ++stage.drop[frame.argument];
+        ++of(frame.port).verdict[WEIR_DROP];
+        cache_.release(frame);
+    }
+    ++stage.verdict[frame.verdict];
+  }
+  burst.truncate(kept);
+}
+
+void Runner::emit(const Frame& frame, PortSlot port) noexcept {
+  if (port.value >= path_.ports.size()) return drop(frame, WEIR_DROP_NO_ENTRY);
+  ++of(frame.port).verdict[WEIR_REDIRECT];
+  collect(frame, port);
+}
+
+void Runner::collect(const Frame& frame, PortSlot port) noexcept {
+  Outbox& out = out_[port.value];
+  if (out.size == 0) waiting_.push_back(port.value);
+  out.frames[out.size++] = frame;
+  if (out.size == Burst::capacity) send(port);
+}
+
+bool Runner::copy(const Frame& frame, Frame& to) noexcept {
+  u64 chunk = 0;
+  if (cache_.take(&chunk, 1) != 1) return false;
+  to = frame;
+  to.data = cache_.pool().base() + chunk + (static_cast<u64>(frame.data - cache_.pool().base()) & (cache_.pool().size() - 1));
+  std::memcpy(to.data, frame.data, frame.length);
+  return true;
+}
+
+void Runner::flood(const Frame& frame, u32 group) noexcept {
+  if (group >= path_.groups.size()) return drop(frame, WEIR_DROP_NO_GROUP);
+  const PortSlot* last = nullptr;
+  account& from = of(frame.port);
+  for (const PortSlot& member : path_.groups[group]) {
+    if (member == frame.port) continue;
+    if (last != nullptr) {
+      ++from.counter[WEIR_PORT_COPIES];
+      if (Frame another; copy(frame, another)) collect(another, *last);
+      else ++of(*last).drop[WEIR_DROP_NO_FRAME];
+    }
+    last = &member;
+  }
+  if (last == nullptr) return drop(frame, WEIR_DROP_NO_ENTRY);
+  ++from.verdict[WEIR_FLOOD];
+  collect(frame, *last);
+}
+
+void Runner::to_stack(const Frame& frame) noexcept {
+  if (path_.stack == nullptr || !path_.stack->submit(frame.port, frame.bytes())) return drop(frame, WEIR_DROP_STACK_FULL);
+  ++of(frame.port).verdict[WEIR_TO_STACK];
+  cache_.release(frame);
+}
+
+void Runner::drop(const Frame& frame, u32 reason) noexcept {
+  account& port = of(frame.port);
+  ++port.verdict[WEIR_DROP];
+  ++port.drop[reason];
+  cache_.release(frame);
+}
+
+void Runner::flush() noexcept {
+  while (!waiting_.empty()) {
+    const PortSlot port{waiting_.back()};
+    if (out_[port.value].size > 0) send(port);
+    else waiting_.pop_back();
+  }
+}
+
+Queue& Runner::way_out(PortSlot port) noexcept {
+  Port& to = *path_.ports[port.value].port;
+  return to.queue(number_ % to.queues());
+}
+
+void Runner::send(PortSlot port) noexcept {
+  Outbox& out = out_[port.value];
+  PortEntry& entry = path_.ports[port.value];
+  if (auto at = std::ranges::find(waiting_, port.value); at != waiting_.end()) waiting_.erase(at);
+  u32 number = std::exchange(out.size, 0);
+  if (!entry.egress.empty()) number = entry.egress.run(out.frames.data(), number, path_.accounts, row_, cache_);
+  if (number == 0) return;
+  account& account = of(port);
+  u64 bytes = 0;
+  u32 fitting = 0;
+  const u32 longest = std::atomic_ref(entry.longest).load(std::memory_order_relaxed);
+  for (u32 i = 0; i < number; ++i) {
+    if (out.frames[i].length > longest) {  // a device that is asked to send it loses it without a word
+      cache_.release(out.frames[i]);
+      continue;
+    }
+    bytes += out.frames[i].length;
+    out.frames[fitting++] = out.frames[i];
+  }
+  account.drop[longest > 0 ? WEIR_DROP_TOO_LONG : WEIR_DROP_DEVICE_DOWN] += number - fitting;
+  number = fitting;
+  const u32 sent = send_now(way_out(port), out.frames.data(), number);
+  for (u32 i = sent; i < number; ++i) {
+    bytes -= out.frames[i].length;
+    cache_.release(out.frames[i]);
+  }
+  account.tx += sent;
+  account.tx_bytes += bytes;
+  account.drop[WEIR_DROP_RING_FULL] += number - sent;
+}
+
+// A ring that stays full after the kernel has been kicked this often belongs to a device that does not keep up.
+u32 Runner::send_now(Queue& queue, const Frame* frames, u32 number) noexcept {
+  constexpr int attempts = 8;
+  std::scoped_lock hold(queue.tx_lock());
+  u32 sent = queue.transmit(frames, number, cache_);
+  for (int i = 0; sent < number && i < attempts; ++i) {
+    queue.reclaim(cache_);
+    sent += queue.transmit(frames + sent, number - sent, cache_);
+  }
+  return sent;
+}
+
+void Runner::reclaim() noexcept {
+  unsent_ = false;
+  for (u16 slot = 0; slot < path_.ports.size(); ++slot) {
+    Queue& queue = way_out(PortSlot{slot});
+    std::scoped_lock hold(queue.tx_lock());
+    unsent_ |= queue.reclaim(cache_);
+  }
+}
+
+u32 Runner::held() const noexcept {
+  u32 held = 0;
+  for (const Outbox& out : out_) held += out.size;
+  return held;
+}
+
+}  // namespace weir

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// runner: one worker's part of the data path: take bursts from its lanes, run them through their pipeline, send them out.
+#pragma once
+
+#include <vector>
+
+#include "core/pipeline/data_path.hh"
+
+namespace weir {
+
+class Runner {
+ public:
+  struct Lane {
+    PortSlot port;
+    Queue* queue;
+  };
+
+  // `row`: in the accounts, this runner's own. `number`: of the worker, picks its lane on ports that it sends to.
+  Runner(DataPath& path, FramePool& pool, u32 number, u32 row, std::vector<Lane> lanes);
+
+  // One turn over all lanes. Returns the number of frames that came in.
+  u32 poll() noexcept;
+  // A burst through a pipeline from its first stage, or from where the kernel half left each frame; then out.
+  void run(const Pipeline* pipeline, Burst& burst) noexcept;
+  // Sends what has been collected.
+  void flush() noexcept;
+
+  [[nodiscard]] const std::vector<Lane>& lanes() const noexcept { return lanes_; }
+  [[nodiscard]] u32 free() const noexcept { return cache_.free(); }
+  [[nodiscard]] u32 held() const noexcept;          // in bursts: none between two polls
+  [[nodiscard]] bool unsent() const noexcept { return unsent_; }  // a ring waits for another kick
+  [[nodiscard]] FrameCache& cache() noexcept { return cache_; }
+
+ private:
+  struct Outbox {
+    u32 size = 0;
+    std::array<Frame, Burst::capacity> frames;
+  };
+  void run_from(const Pipeline* pipeline, u32 stage, Burst& burst) noexcept;
+  void settle(Burst& burst, account& stage) noexcept;
+  void emit(const Frame& frame, PortSlot port) noexcept;
+  void collect(const Frame& frame, PortSlot port) noexcept;
+  bool copy(const Frame& frame, Frame& to) noexcept;
+  void flood(const Frame& frame, u32 group) noexcept;
+  void to_stack(const Frame& frame) noexcept;
+  void drop(const Frame& frame, u32 reason) noexcept;
+  void send(PortSlot port) noexcept;
+  u32 send_now(Queue& queue, const Frame* frames, u32 number) noexcept;
+  void reclaim() noexcept;
+  [[nodiscard]] Queue& way_out(PortSlot port) noexcept;
+  [[nodiscard]] account& of(PortSlot port) noexcept { return path_.accounts.at(row_, path_.ports[port.value].block); }
+
+  DataPath& path_;
+  u32 number_, row_;
+  FrameCache cache_;
+  std::vector<Lane> lanes_;
+  std::vector<Outbox> out_;        // by port
+  std::vector<u16> waiting_;       // ports whose outbox is not empty
+  bool unsent_ = false;
+  Burst burst_, part_;
+};
+
+}  // namespace weir

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// workers: the arena, the loops, and how they sleep, rest and stop.
+#include "core/worker/workers.hh"
+
+#include <oneapi/tbb/global_control.h>
+#include <oneapi/tbb/task_arena.h>
+#include <oneapi/tbb/task_group.h>
+#include <oneapi/tbb/task_scheduler_observer.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/eventfd.h>
+
+#include <atomic>
+#include <cerrno>
+
+#include "core/base/fd.hh"
+
+namespace weir {
+namespace {
+
+// Turns without a frame before a worker sleeps: some tens of microseconds, which is longer than the gap between two frames of any
+// flow that is worth spinning for.
+constexpr u32 patience = 256;
+constexpr int nap_ms = 100;       // asleep, a frame or a request wakes it earlier
+constexpr int unsent_nap_ms = 1;  // a ring waits for the device
+
+class Pinning final : public tbb::task_scheduler_observer {
+ public:
+  Pinning(tbb::task_arena& arena, std::vector<u32> cpus) : task_scheduler_observer(arena), cpus_(std::move(cpus)) { observe(true); }
+  ~Pinning() override { observe(false); }
+  void on_scheduler_entry(bool is_worker) override {
+    const int index = tbb::this_task_arena::current_thread_index();
+    if (!is_worker || cpus_.empty() || index < 0) return;
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpus_[static_cast<std::size_t>(index) % cpus_.size()], &set);
+    // Best effort: a worker on another CPU is slower, not wrong.
+    static_cast<void>(::pthread_setaffinity_np(::pthread_self(), sizeof set, &set));
+  }
+
+ private:
+  std::vector<u32> cpus_;
+};
+
+struct Loop {
+  Runner* runner;
+  Fd wake;
+  std::vector<pollfd> sleepers;  // `wake` and the lanes' descriptors
+};
+
+Result<Loop> loop_of(Runner& runner) {
+  Loop loop{&runner, Fd(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)), {}};
+  if (!loop.wake) return fail_errno(errno, "workers: create an eventfd");
+  loop.sleepers.push_back({loop.wake.get(), POLLIN, 0});
+  for (const Runner::Lane& lane : runner.lanes())
+    if (lane.queue->descriptor() >= 0) loop.sleepers.push_back({lane.queue->descriptor(), POLLIN, 0});
+  return loop;
+}
+
+void sleep(Loop& loop) noexcept {
+  ::poll(loop.sleepers.data(), loop.sleepers.size(), loop.runner->unsent() ? unsent_nap_ms : nap_ms);
+  u64 count = 0;
+  if (loop.sleepers.front().revents != 0) static_cast<void>(::read(loop.wake.get(), &count, sizeof count) == sizeof count);
+}
+
+}  // namespace
+
+struct Workers::Impl {
+  Impl(std::vector<std::unique_ptr<Runner>> all, const std::vector<u32>& cpus)
+      : runners(std::move(all)),
+        threads(tbb::global_control::max_allowed_parallelism, runners.size() + 1),
+        arena(static_cast<int>(runners.size()), 0),
+        pinning(arena, cpus) {}
+
+  void work(Loop& loop) noexcept;
+  void rest() noexcept;
+  void wake_all() const noexcept;
+
+  std::vector<std::unique_ptr<Runner>> runners;
+  std::vector<Loop> loops;
+  std::atomic<bool> stopping{false};
+  std::atomic<bool> halt{false};  // a request to stand still
+  std::atomic<u32> resting{0};    // workers that stand still
+  tbb::global_control threads;    // TBB would start no more threads than there are CPUs, and counts the caller's
+  tbb::task_arena arena;
+  Pinning pinning;
+  tbb::task_group group;  // the loops
+};
+
+void Workers::Impl::work(Loop& loop) noexcept {
+  u32 idle = 0;
+  while (!stopping.load(std::memory_order_relaxed)) {
+    if (halt.load(std::memory_order_acquire)) rest();
+    if (loop.runner->poll() > 0) idle = 0;
+    else if (++idle > patience) sleep(loop);
+  }
+}
+
+void Workers::Impl::rest() noexcept {
+  resting.fetch_add(1);
+  resting.notify_all();
+  halt.wait(true);
+  resting.fetch_sub(1);
+  resting.notify_all();
+}
+
+void Workers::Impl::wake_all() const noexcept {
+  const u64 one = 1;
+  // An eventfd that cannot be written is already readable.
+  for (const Loop& loop : loops) static_cast<void>(::write(loop.wake.get(), &one, sizeof one) == sizeof one);
+}
+
+Workers::Workers(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Result<std::unique_ptr<Workers>> Workers::start(std::vector<std::unique_ptr<Runner>> runners, std::vector<u32> cpus) {
+  auto impl = std::make_unique<Impl>(std::move(runners), cpus);
+  for (const auto& runner : impl->runners) impl->loops.push_back(TRY(loop_of(*runner)));
+  for (Loop& loop : impl->loops) impl->arena.enqueue(impl->group.defer([impl = impl.get(), &loop] { impl->work(loop); }));
+  return std::unique_ptr<Workers>(new Workers(std::move(impl)));
+}
+
+Workers::~Workers() {
+  impl_->stopping = true;
+  impl_->wake_all();
+  impl_->arena.execute([this] { impl_->group.wait(); });
+}
+
+void Workers::at_rest(const std::function<void()>& act) {
+  impl_->halt = true;
+  impl_->wake_all();
+  for (u32 now = impl_->resting; now != impl_->loops.size(); now = impl_->resting) impl_->resting.wait(now);
+  act();
+  impl_->halt = false;
+  impl_->halt.notify_all();
+  // The next request must not count a worker that is still leaving this one.
+  for (u32 now = impl_->resting; now != 0; now = impl_->resting) impl_->resting.wait(now);
+}
+
+const std::vector<std::unique_ptr<Runner>>& Workers::runners() const noexcept { return impl_->runners; }
+
+std::vector<u32> allowed_cpus() {
+  std::vector<u32> cpus;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (::sched_getaffinity(0, sizeof set, &set) == 0)
+    for (u32 cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+      if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
+  if (cpus.empty()) cpus.push_back(0);
+  return cpus;
+}
+
+}  // namespace weir
