@@ -12,8 +12,9 @@ namespace weir {
 using u8 = std::uint8_t;
 using u16 = std::uint16_t;
 using u32 = std::uint32_t;
-using u64 = std::uint64_t;
-using i64 = std::int64_t;
+// As the kernel's headers have them, so that tables shared with BPF programs are of one type on both sides.
+using u64 = unsigned long long;
+using i64 = long long;
 
 // An integer in network byte order. Read it with host(), make it with be16() or be32(); compare it with another of its kind.
 template <typename T>
