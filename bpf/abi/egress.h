@@ -6,7 +6,7 @@
 
 /* The configuration or the state of a program that has none. */
 struct egress_none {
-	__u32 unused;
+	__u64 unused;
 };
 
 enum egress_key_type {

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What every netns test may ask for."""
+import os
+import shutil
+
+import pytest
+
+import lab as labs
+
+NEEDED = ["ip", "nsenter", "ethtool", "ping", "iperf3", "curl"]
+
+
+def missing():
+    if os.geteuid() != 0:
+        return "needs root: network namespaces and XDP"
+    gone = [tool for tool in NEEDED if shutil.which(tool) is None]
+    return f"needs {', '.join(gone)}" if gone else ""
+
+
+def pytest_collection_modifyitems(items):
+    why = missing()
+    if why:
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=why))
+
+
+@pytest.fixture
+def make_lab():
+    made = []
+
+    def make(ports=2, **options):
+        made.append(labs.Lab(ports, **options))
+        return made[-1]
+
+    yield make
+    for lab in made:
+        lab.close()
+
+
+@pytest.fixture
+def lab(make_lab):
+    return make_lab(2)
+
+
+@pytest.fixture
+def lab3(make_lab):
+    return make_lab(3)
