@@ -38,6 +38,7 @@ enum weir_drop {
 	WEIR_DROP_STACK_FAILED,	   /* user side: the kernel did not take a frame for the host stack */
 	WEIR_DROP_TOO_LONG,	   /* user side: longer than the port's MTU allows */
 	WEIR_DROP_DEVICE_DOWN,	   /* user side: the port's device is down */
+	WEIR_DROP_PROCESS_DIED,	   /* user side: in the rings and bursts of a process that was killed */
 	WEIR_DROP_OWN,
 	WEIR_DROPS = 38
 };
@@ -46,6 +47,7 @@ enum weir_drop {
 
 enum weir_port_counter {
 	WEIR_PORT_COPIES,	/* frames that floods made beyond the one that came in */
+	WEIR_PORT_DIED_UNSENT,	/* of the drops "process_died": frames that had their verdict, and no ring yet */
 };
 
 struct account {

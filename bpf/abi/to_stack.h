@@ -4,9 +4,11 @@
 
 #include <linux/types.h>
 
-/* Most that a frame of the kernel's test runs holds: a page of 4096 less headroom and skb_shared_info (net/bpf/test_run.c). */
-#define TO_STACK_LONGEST 3520
-#define TO_STACK_SLOTS 256	/* a power of two */
+/* Least and most that a frame of the kernel's test runs holds: an Ethernet header; a page of 4096 less struct xdp_page_head, headroom and
+ * skb_shared_info (TEST_MAX_PKT_SIZE in net/bpf/test_run.c; before 6.3 the page holds 40 bytes less). */
+#define TO_STACK_SHORTEST 14
+#define TO_STACK_LONGEST 3408
+#define TO_STACK_SLOTS 1024	/* a power of two; 3.5 MB for each port. With 256, TCP at full speed overran it four times as often */
 
 struct to_stack_slot {
 	__u32 length;
@@ -16,7 +18,7 @@ struct to_stack_slot {
 
 struct to_stack_ring {
 	__u64 head;	/* slots ever filled; user space writes */
-	__u64 tail;	/* slots ever emptied; the program writes */
+	__u64 tail;	/* slots ever emptied; the program writes, once it has copied the bytes */
 	__u64 lost;	/* of them, without reaching the stack */
 };
 

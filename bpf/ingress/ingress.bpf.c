@@ -9,7 +9,7 @@ const volatile struct ingress_link ingress_link SEC(".rodata.weir");
 SEC("xdp") int ingress(struct xdp_md *ctx)
 {
 	struct stage_frame frame = { .ctx = ctx };
-	__u64 length = ctx->data_end - ctx->data;
+	__u64 length = frame_length(ctx);
 	__u32 zero = 0;
 
 	frame.scratch = bpf_map_lookup_elem(&scratch, &zero);

@@ -73,6 +73,15 @@ struct stage_frame {
 	struct account *stage;	/* that decides; null in the ingress program, and once a stage has let the frame go on */
 };
 
+/* Done on the spot, in 64 bits: a compiler that keeps one of the two pointers for later keeps 32 bits of it, which the verifier refuses. */
+static __always_inline __u64 frame_length(const struct xdp_md *ctx)
+{
+	__u64 length = (long)ctx->data_end - (long)ctx->data;
+
+	asm volatile("" : "+r"(length));
+	return length;
+}
+
 static __always_inline struct account *account_of(__u32 block, __u32 blocks)
 {
 	__u32 key = bpf_get_smp_processor_id() * blocks + block;
@@ -140,7 +149,7 @@ static __always_inline int end_with_flood(struct stage_frame *frame, __u32 stage
 
 	if (!to || !members || port >= WEIR_MAX_PORTS)
 		return end_with_drop(frame, WEIR_DROP_NO_GROUP);
-	if (to->longest < (__u32)(frame->ctx->data_end - frame->ctx->data))
+	if (to->longest < frame_length(frame->ctx))
 		return end_with_punt(frame, stage, 0);
 	if (to->only[port] == WEIR_NONE)
 		return end_with_drop(frame, WEIR_DROP_NO_ENTRY);

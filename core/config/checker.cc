@@ -5,67 +5,112 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 
 namespace weir {
 namespace {
 
-Position position_of(const toml::source_region& region) noexcept { return {region.begin.line, region.begin.column}; }
-
-// Insertions, deletions and replacements between two words.
+// Insertions, deletions, replacements, and swaps of two neighbours, between two words.
 std::size_t distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
+  std::vector<std::size_t> before, above, row(b.size() + 1);
   for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
   for (std::size_t i = 1; i <= a.size(); ++i) {
-    std::size_t diagonal = std::exchange(row[0], i);
+    before = std::exchange(above, std::exchange(row, std::vector<std::size_t>(b.size() + 1, i)));
     for (std::size_t j = 1; j <= b.size(); ++j) {
-      const std::size_t replaced = diagonal + (a[i - 1] != b[j - 1]);
-      diagonal = std::exchange(row[j], std::min({row[j] + 1, row[j - 1] + 1, replaced}));
+      row[j] = std::min({above[j] + 1, row[j - 1] + 1, above[j - 1] + (a[i - 1] != b[j - 1])});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) row[j] = std::min(row[j], before[j - 2] + 1);
     }
   }
   return row.back();
 }
 
+// One letter in three may be wrong.
 std::string did_you_mean(const std::string& name, const std::vector<std::string>& known) {
-  auto nearest = std::ranges::min_element(known, {}, [&](const std::string& each) { return distance(name, each); });
-  if (nearest == known.end() || distance(name, *nearest) > std::max<std::size_t>(1, name.size() / 3)) return "";
-  return fmt::format("; did you mean \"{}\"?", *nearest);
+  std::size_t least = std::max<std::size_t>(1, name.size() / 3) + 1;
+  const std::string* nearest = nullptr;
+  for (const std::string& each : known)
+    if (const std::size_t far = distance(name, each); far < std::min(least, each.size())) least = far, nearest = &each;
+  return nearest == nullptr ? "" : fmt::format(" (did you mean {}?)", quoted(*nearest));
 }
 
-std::string join_path(const std::string& path, std::string_view key) { return path.empty() ? std::string(key) : fmt::format("{}.{}", path, key); }
+std::string join_path(const std::string& path, std::string_view key) {
+  return path.empty() ? std::string(key) : fmt::format("{}.{}", path, key);
+}
 
-const char* type_name(toml::node_type type) {
-  switch (type) {
+std::string described(const toml::node& node) {
+  if (const auto* number = node.as_integer()) return fmt::format("{}", number->get());
+  if (const auto* flag = node.as_boolean()) return flag->get() ? "true" : "false";
+  if (const auto* text = node.as_string()) return quoted(text->get());
+  switch (node.type()) {
     case toml::node_type::table:
       return "a table";
     case toml::node_type::array:
       return "a list";
-    case toml::node_type::string:
-      return "a string";
-    case toml::node_type::integer:
-      return "an integer";
     case toml::node_type::floating_point:
       return "a float";
-    case toml::node_type::boolean:
-      return "a boolean";
     default:
       return "a date or time";
   }
 }
 
-}  // namespace
+bool has(const std::vector<std::string>& names, std::string_view name) { return std::ranges::find(names, name) != names.end(); }
 
-Position position_of(const toml::node& node) noexcept { return position_of(node.source()); }
-
-void Checker::note(Position at, std::string path, std::string what) { problems_.push_back({file_, at, std::move(path), std::move(what)}); }
-
-void Checker::note_unknown(Position at, std::string path, const std::string& what, const std::string& name, const std::vector<std::string>& known) {
-  note(at, std::move(path),
-       fmt::format("{} \"{}\" does not exist{}; there are: {}", what, name, did_you_mean(name, known), known.empty() ? "none" : fmt::format("{}", fmt::join(known, ", "))));
+// What comes from a default has no place in the file.
+void forget_positions(ConfigValue& value) {
+  value.at = {};
+  if (auto* elements = std::get_if<std::vector<ConfigValue>>(&value.value)) std::ranges::for_each(*elements, forget_positions);
+  if (auto* keys = std::get_if<Checker::Values>(&value.value))
+    for (auto& [name, each] : *keys) forget_positions(each);
 }
 
-void Checker::note_type(const toml::node& from, const std::string& path, const std::string& wanted) {
-  note(position_of(from), path, fmt::format("is {}, must be {}", type_name(from.type()), wanted));
+}  // namespace
+
+Position position_of(const toml::source_region& region) noexcept { return {region.begin.line, region.begin.column}; }
+Position position_of(const toml::node& node) noexcept { return position_of(node.source()); }
+
+std::string one_line(std::string_view text) {
+  std::string line;
+  for (const char c : text) {
+    const bool control = static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+    if (control) line += fmt::format("\\u{:04X}", static_cast<unsigned>(c));
+    else line += c;
+  }
+  return line;
+}
+
+std::string quoted(std::string_view text) {
+  std::string quoted;
+  for (const char c : text) {
+    if (c == '"' || c == '\\') quoted += '\\';
+    quoted += c;
+  }
+  return '"' + one_line(quoted) + '"';
+}
+
+std::string listed(const std::vector<std::string>& names) {
+  return names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", "));
+}
+
+std::vector<std::string> keys_of(const toml::table& table) {
+  std::vector<std::string> keys;
+  for (const auto& [key, unused] : table) keys.emplace_back(key.str());
+  return keys;
+}
+
+void Checker::note(Position at, std::string path, const std::string& what) {
+  problems_.push_back({file_, at, std::move(path), one_line(what)});
+}
+
+void Checker::note_unknown(Position at, std::string path, const std::string& what, const std::string& name,
+                           const std::vector<std::string>& known) {
+  note(at, std::move(path),
+       fmt::format("{} {} does not exist{}; {}", what, quoted(name), did_you_mean(name, known),
+                   known.empty() ? "there is none" : "there are: " + listed(known)));
+}
+
+void Checker::refuse(const toml::node& from, const std::string& path, const std::string& wanted) {
+  note(position_of(from), path, fmt::format("is {}, must be {}", described(from), wanted));
 }
 
 Problems Checker::problems() && {
@@ -73,44 +118,52 @@ Problems Checker::problems() && {
   return std::move(problems_);
 }
 
-ConfigNode Checker::node(const toml::table& from, const Schema& schema, const std::string& path, const std::vector<std::string>& elsewhere, Position at) {
+ConfigNode Checker::node(const toml::table& from, const Schema& schema, const std::string& path, const Beside& beside, Position at) {
   if (at.line == 0) at = position_of(from.source());
-  return {file_ + '\0' + path, at, table(from, schema, path, elsewhere, at)};
+  return {file_ + '\0' + path, at, table(from, schema, path, beside, at)};
 }
 
-Checker::Values Checker::table(const toml::table& from, const Schema& schema, const std::string& path, const std::vector<std::string>& elsewhere,
-                               Position at) {
-  std::vector<std::string> known = elsewhere;
-  for (const Key& key : schema) known.push_back(key.name);
-  for (const auto& [key, unused] : from) {
-    const std::string name(key.str());
-    if (std::ranges::find(known, name) != known.end()) continue;
-    note(position_of(key.source()), join_path(path, name),
-         fmt::format("unknown key{}; allowed: {}", did_you_mean(name, known), known.empty() ? "none" : fmt::format("{}", fmt::join(known, ", "))));
-  }
+Checker::Values Checker::table(const toml::table& from, const Schema& schema, const std::string& path, const Beside& beside, Position at) {
+  unknown_keys(from, schema, path, beside);
   Values values;
   for (const Key& key : schema) {
     std::optional<ConfigValue> found;
-    if (const toml::node* given = from.get(key.name)) {
-      found = value(*given, key, join_path(path, key.name));
-    } else if (key.required) {
-      note(at, join_path(path, key.name), fmt::format("is missing{}", key.says.empty() ? "" : ": " + key.says));
-    } else if (!key.default_text.empty()) {
-      const toml::parse_result parsed = toml::parse(fmt::format("x = {}", key.default_text));
-      if (!parsed) broken("the default of a key is not a TOML value");
-      found = value(*parsed.table().get("x"), key, join_path(path, key.name));
-      if (found) found->at = {};
-    }
+    if (const toml::node* given = from.get(key.name)) found = value(*given, key, join_path(path, key.name));
+    else if (key.required) note(at, join_path(path, key.name), fmt::format("is missing{}", key.says.empty() ? "" : ": " + key.says));
+    else if (!key.default_text.empty()) found = default_of(key, join_path(path, key.name), at);
     if (found) values.emplace_back(key.name, std::move(*found));
   }
   return values;
+}
+
+void Checker::unknown_keys(const toml::table& from, const Schema& schema, const std::string& path, const Beside& beside) {
+  std::vector<std::string> allowed;
+  for (const Key& key : schema) allowed.push_back(key.name);
+  allowed.insert(allowed.end(), beside.read.begin(), beside.read.end());
+  for (const auto& [key, unused] : from) {
+    const std::string name(key.str());
+    if (has(allowed, name) || has(beside.noted, name)) continue;
+    const bool bare = std::ranges::all_of(name, [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '-'; });
+    note(position_of(key.source()), join_path(path, bare && !name.empty() ? name : quoted(name)),
+         fmt::format("unknown key{}; allowed: {}", did_you_mean(name, allowed), listed(allowed)));
+  }
+}
+
+std::optional<ConfigValue> Checker::default_of(const Key& key, const std::string& path, Position at) {
+  const toml::parse_result parsed = toml::parse(fmt::format("x = {}", key.default_text));
+  if (!parsed || !parsed.table().contains("x")) broken("the default of a key is not a TOML value");
+  const std::size_t before = problems_.size();
+  std::optional<ConfigValue> found = value(*parsed.table().get("x"), key, path);
+  for (std::size_t i = before; i < problems_.size(); ++i) problems_[i].at = at;
+  if (found) forget_positions(*found);
+  return found;
 }
 
 std::optional<ConfigValue> Checker::value(const toml::node& from, const Key& key, const std::string& path) {
   switch (key.type) {
     case Key::Type::boolean:
       if (const auto* flag = from.as_boolean()) return ConfigValue{position_of(from), flag->get()};
-      note_type(from, path, "true or false");
+      refuse(from, path, "true or false");
       return std::nullopt;
     case Key::Type::integer:
       return integer(from, key, path);
@@ -122,8 +175,9 @@ std::optional<ConfigValue> Checker::value(const toml::node& from, const Key& key
     case Key::Type::list:
       return list(from, key, path);
     case Key::Type::table:
-      if (const auto* inner = from.as_table()) return ConfigValue{position_of(from), table(*inner, key.inner, path, {}, position_of(from))};
-      note_type(from, path, "a table");
+      if (const auto* inner = from.as_table())
+        return ConfigValue{position_of(from), table(*inner, key.inner, path, {}, position_of(from))};
+      refuse(from, path, "a table");
       return std::nullopt;
   }
   return std::nullopt;
@@ -131,30 +185,26 @@ std::optional<ConfigValue> Checker::value(const toml::node& from, const Key& key
 
 std::optional<ConfigValue> Checker::integer(const toml::node& from, const Key& key, const std::string& path) {
   const auto* number = from.as_integer();
-  if (number == nullptr) {
-    note_type(from, path, fmt::format("an integer from {} to {}", key.min, key.max));
-    return std::nullopt;
-  }
-  if (number->get() < key.min || number->get() > key.max) {
-    note(position_of(from), path, fmt::format("is {}, must be from {} to {}", number->get(), key.min, key.max));
-    return std::nullopt;
-  }
-  return ConfigValue{position_of(from), i64{number->get()}};
+  if (number != nullptr && number->get() >= key.min && number->get() <= key.max)
+    return ConfigValue{position_of(from), i64{number->get()}};
+  refuse(from, path, fmt::format("an integer from {} to {}", key.min, key.max));
+  return std::nullopt;
 }
 
 std::optional<ConfigValue> Checker::string(const toml::node& from, const Key& key, const std::string& path) {
   const auto* text = from.as_string();
   if (text == nullptr) {
-    note_type(from, path, key.type == Key::Type::port ? "the name of a port" : "a string");
+    refuse(from, path, key.type == Key::Type::port ? "the name of a port" : "a string");
     return std::nullopt;
   }
   const std::string& given = text->get();
-  if (key.type == Key::Type::port && std::ranges::find(ports_, given) == ports_.end()) {
+  if (key.type == Key::Type::port && !has(ports_, given)) {
     note_unknown(position_of(from), path, "port", given, ports_);
     return std::nullopt;
   }
-  if (!key.choices.empty() && std::ranges::find(key.choices, given) == key.choices.end()) {
-    note(position_of(from), path, fmt::format("is \"{}\"{}; allowed: {}", given, did_you_mean(given, key.choices), fmt::join(key.choices, ", ")));
+  if (!key.choices.empty() && !has(key.choices, given)) {
+    note(position_of(from), path,
+         fmt::format("is {}{}; allowed: {}", quoted(given), did_you_mean(given, key.choices), listed(key.choices)));
     return std::nullopt;
   }
   return ConfigValue{position_of(from), given};
@@ -162,7 +212,7 @@ std::optional<ConfigValue> Checker::string(const toml::node& from, const Key& ke
 
 std::optional<ConfigValue> Checker::mac(const toml::node& from, const std::string& path) {
   const auto* text = from.as_string();
-  const std::string_view given = text != nullptr ? std::string_view(text->get()) : std::string_view();
+  const std::string given = text != nullptr ? text->get() : "";
   Mac mac{};
   bool right = given.size() == 17;
   for (std::size_t i = 0; right && i < mac.size(); ++i) {
@@ -170,24 +220,26 @@ std::optional<ConfigValue> Checker::mac(const toml::node& from, const std::strin
     right = std::from_chars(start, start + 2, mac[i], 16).ptr == start + 2 && (i == 5 || start[2] == ':');
   }
   if (right) return ConfigValue{position_of(from), mac};
-  note(position_of(from), path, fmt::format("{}must be a MAC address such as \"02:00:00:00:00:01\"", text != nullptr ? fmt::format("is \"{}\", ", given) : ""));
+  refuse(from, path, "a MAC address such as \"02:00:00:00:00:01\"");
   return std::nullopt;
 }
 
 std::optional<ConfigValue> Checker::list(const toml::node& from, const Key& key, const std::string& path) {
   const auto* array = from.as_array();
   if (array == nullptr) {
-    note_type(from, path, "a list");
+    refuse(from, path, "a list");
     return std::nullopt;
   }
-  if (const auto size = static_cast<i64>(array->size()); size < key.min || size > key.max) {
-    note(position_of(from), path, fmt::format("has {} elements, must have {}", size, key.min == key.max ? fmt::format("{}", key.min) : fmt::format("from {} to {}", key.min, key.max)));
-    return std::nullopt;
+  const auto size = static_cast<i64>(array->size());
+  const bool fits = size >= key.min && size <= key.max;
+  if (!fits) {
+    const std::string wanted = key.min == key.max ? fmt::format("{}", key.min) : fmt::format("from {} to {}", key.min, key.max);
+    note(position_of(from), path, fmt::format("has {} element{}, must have {}", size, size == 1 ? "" : "s", wanted));
   }
   std::vector<ConfigValue> values;
   for (std::size_t i = 0; i < array->size(); ++i)
     if (auto found = value(*array->get(i), key.inner.front(), fmt::format("{}[{}]", path, i))) values.push_back(std::move(*found));
-  if (values.size() != array->size()) return std::nullopt;
+  if (!fits || values.size() != array->size()) return std::nullopt;
   return ConfigValue{position_of(from), std::move(values)};
 }
 

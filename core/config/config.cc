@@ -2,20 +2,22 @@
 // config: the file's own tables, what they refer to, and what may not be twice.
 #include "core/config/config.hh"
 
+#include <fcntl.h>
+
 #include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <map>
-#include <set>
-#include <sstream>
 
 #include "bpf/abi/link.h"
+#include "core/base/fd.hh"
 #include "core/config/checker.hh"
 
 namespace weir {
 namespace {
 
+static_assert(max_ports == WEIR_MAX_PORTS);
 constexpr std::size_t longest_name = 32;     // names become pins, sockets and counters
 constexpr std::size_t longest_device = 15;   // IFNAMSIZ - 1
 
@@ -24,26 +26,38 @@ Schema weir_schema() {
           Key::integer("workers", 0, 64).otherwise("0").as("poll loops; 0: one per CPU")};
 }
 
+// And "size", which is not a range.
 Schema frames_schema() {
-  return {Key::integer("size", 2048, 4096).otherwise("2048").as("bytes, 2048 or 4096"),
-          Key::integer("count", 64, 1 << 20).otherwise("16384").as("frames in the shared umem")};
+  return {Key::integer("count", 64, 1 << 20).otherwise("16384").as("frames in the shared umem")};
 }
 
-// Keys that every driver has, and those of a netdev.
-Schema port_schema(Driver driver) {
-  Schema schema{Key::string("name").as("what the other tables call it"), Key::string("driver", {"xdp", "null"}).otherwise("\"xdp\""),
-                Key::string("pipeline").otherwise("\"\"").as("left out: frames only leave here; what comes in goes to the host stack")};
-  if (driver != Driver::xdp) return schema;
-  schema.push_back(Key::string("device").as("the netdev"));
-  schema.push_back(Key::string("mode", {"auto", "native", "generic"}).otherwise("\"auto\""));
-  schema.push_back(Key::string("attach", {"exclusive"}).otherwise("\"exclusive\""));
-  schema.push_back(Key::string("zero_copy", {"auto", "on", "off"}).otherwise("\"auto\""));
-  return schema;
+// Keys of a port under any driver.
+Schema port_schema() {
+  return {Key::string("name").as("what the other tables call it"),
+          Key::string("pipeline").optional().as("left out: frames only leave here; what comes in goes to the host stack")};
 }
 
-const Schema& group_schema() {
-  static const Schema schema{Key::string("name"), Key::list("ports", Key::port(""), 1, static_cast<i64>(max_ports))};
-  return schema;
+Key driver_key() { return Key::string("driver", {"xdp", "null"}).otherwise("\"xdp\""); }
+const std::vector<std::string> later_drivers{"dpdk", "pcap", "tap"};
+
+// Keys of a port that is a netdev.
+Schema device_schema() {
+  return {Key::string("device").as("the netdev"),
+          Key::string("mode", {"auto", "native", "generic"}).otherwise("\"auto\""),
+          Key::string("attach", {"exclusive"}).otherwise("\"exclusive\""),
+          Key::string("zero_copy", {"auto", "on", "off"}).otherwise("\"auto\"")};
+}
+
+Schema group_schema() {
+  return {Key::string("name").as("what plugins call it"),
+          Key::list("ports", Key::port(""), 1, static_cast<i64>(max_ports)).as("its members")};
+}
+
+Schema pipeline_schema() { return {Key::string("name").as("what ports call it")}; }
+
+// Keys of a stage of any plugin. The default name is the plugin's.
+Schema stage_schema(const std::string& plugin, const Catalog& catalog) {
+  return {Key::string("plugin").as("one of " + listed(catalog.stages())), Key::string("name").otherwise(quoted(plugin))};
 }
 
 template <typename T>
@@ -53,12 +67,24 @@ T choice(const std::string& name, std::initializer_list<std::pair<const char*, T
   broken("a string outside of its choices went through the check");
 }
 
+bool is_name(std::string_view name) {
+  return !name.empty() && name.size() <= longest_name &&
+         std::ranges::all_of(name, [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '-'; });
+}
+
+// The kernel's rules: net/core/dev.c, dev_valid_name(), whose isspace() is that of Latin-1 (lib/ctype.c).
+bool is_device(std::string_view name) {
+  return !name.empty() && name.size() <= longest_device && name != "." && name != ".." &&
+         std::ranges::none_of(name, [](unsigned char c) { return c == '\0' || c == '/' || c == ':' || std::isspace(c) || c == 0xa0; });
+}
+
 std::vector<std::string> names_in(const toml::table& root, std::string_view tables) {
   std::vector<std::string> names;
   if (const toml::array* all = root[tables].as_array())
     for (const toml::node& each : *all)
       if (const toml::table* table = each.as_table())
-        if (const auto name = (*table)["name"].value<std::string>()) names.push_back(*name);
+        if (const auto name = (*table)["name"].value<std::string>(); name && std::ranges::find(names, *name) == names.end())
+          names.push_back(*name);
   return names;
 }
 
@@ -72,23 +98,32 @@ class Reader {
   std::expected<Config, Problems> read() &&;
 
  private:
-  void top_level();
+  struct Device {
+    std::string port;
+    Position at;
+  };
   void settings();
   void ports();
   void port(const toml::table& table, const std::string& path);
+  ConfigNode port_keys(const toml::table& table, const std::string& path, PortConfig& port);
+  void pipeline_of(const ConfigNode& keys, const std::string& path, PortConfig& port);
+  void device(const ConfigNode& keys, const std::string& path, PortConfig& port);
+  void queues(const toml::node& given, const std::string& path, PortConfig& port);
   void egress(const toml::node& given, const std::string& path, PortConfig& port);
   void egress_step(const toml::node& given, const std::string& path, PortConfig& port);
-  void queues(const toml::node& given, const std::string& path, PortConfig& port);
-  void device(const ConfigNode& node, const std::string& path, PortConfig& port);
   void groups();
+  void twice(const toml::array& members, const std::string& path);
   void pipelines();
   void stages(const toml::table& table, const std::string& path, PipelineConfig& pipeline);
-  void stage(const toml::table& table, const std::string& path, PipelineConfig& pipeline);
-  std::string name(const ConfigNode& node, const std::string& path, const char* what, std::map<std::string, Position>& taken);
+  StageConfig stage(const toml::table& table, const std::string& path);
+  std::string name(const ConfigNode& keys, const std::string& path, const char* what, std::map<std::string, Position>& taken,
+                   const char* remedy = "");
   const toml::table& section(const char* name);
-  // The tables of [[name]].
-  template <typename Each>
-  void each_table(const toml::table& parent, const std::string& name, const std::string& path, std::size_t most, Each each);
+  // The tables of [[header]]; none is a problem when `wanted` says why there must be one.
+  std::vector<const toml::table*> tables(const toml::table& parent, const char* key, const std::string& path, const char* header,
+                                         const char* wanted = nullptr);
+  // Of more than `most`, the first that is too many is noted.
+  void limit(std::size_t count, std::size_t most, const toml::table& table, const std::string& path, const char* what);
 
   const toml::table& root_;
   const Catalog& catalog_;
@@ -96,13 +131,13 @@ class Reader {
   std::vector<std::string> pipelines_;
   Config config_;
   std::map<std::string, Position> port_names_, group_names_, pipeline_names_;
-  std::map<std::string, std::pair<std::string, Position>> devices_;  // the port on each
+  std::map<std::string, Device> devices_;  // by name
   std::size_t stage_count_ = 0;
   static inline const toml::table none_;
 };
 
 std::expected<Config, Problems> Reader::read() && {
-  top_level();
+  check_.node(root_, {}, "", {.read = {"weir", "frames", "port", "group", "pipeline"}});
   settings();
   ports();
   groups();
@@ -111,114 +146,150 @@ std::expected<Config, Problems> Reader::read() && {
   return std::unexpected(std::move(check_).problems());
 }
 
-void Reader::top_level() { check_.node(root_, {}, "", {"weir", "frames", "port", "group", "pipeline"}); }
-
 const toml::table& Reader::section(const char* name) {
   const toml::node* found = root_.get(name);
   if (found == nullptr) return none_;
   if (const toml::table* table = found->as_table()) return *table;
-  check_.note(position_of(*found), name, fmt::format("must be one table: [{}]", name));
+  check_.refuse(*found, name, fmt::format("one table: [{}]", name));
   return none_;
+}
+
+std::vector<const toml::table*> Reader::tables(const toml::table& parent, const char* key, const std::string& path, const char* header,
+                                               const char* wanted) {
+  const toml::node* found = parent.get(key);
+  const toml::array* all = found != nullptr ? found->as_array() : nullptr;
+  std::vector<const toml::table*> tables;
+  if (found != nullptr && all == nullptr) check_.refuse(*found, path, fmt::format("a list of tables: {}", header));
+  else if (wanted != nullptr && (found == nullptr || all->empty()))
+    check_.note(position_of(found != nullptr ? *found : parent), path, fmt::format("there is no {}; {}", header, wanted));
+  for (std::size_t i = 0; all != nullptr && i < all->size(); ++i) {
+    const toml::table* table = (*all)[i].as_table();
+    if (table == nullptr) {
+      check_.refuse((*all)[i], fmt::format("{}[{}]", path, i), fmt::format("a table: {}", header));
+      break;
+    }
+    tables.push_back(table);
+  }
+  return tables;
+}
+
+void Reader::limit(std::size_t count, std::size_t most, const toml::table& table, const std::string& path, const char* what) {
+  if (count == most + 1) check_.note(position_of(table), path, fmt::format("is one {} too many; an instance has at most {}", what, most));
+}
+
+std::string Reader::name(const ConfigNode& keys, const std::string& path, const char* what, std::map<std::string, Position>& taken,
+                         const char* remedy) {
+  if (!keys.has("name")) return "";
+  const std::string& given = keys.string("name");
+  const Position at = keys.at("name");
+  if (!is_name(given))
+    check_.note(at, path + ".name", fmt::format("is {}, must be 1 to {} letters, digits, '_' or '-'", quoted(given), longest_name));
+  else if (auto [first, fresh] = taken.emplace(given, at); !fresh)
+    check_.note(at, path + ".name", fmt::format("{} \"{}\" is already defined in line {}{}", what, given, first->second.line, remedy));
+  return given;
 }
 
 void Reader::settings() {
   const ConfigNode weir = check_.node(section("weir"), weir_schema(), "weir");
-  const ConfigNode frames = check_.node(section("frames"), frames_schema(), "frames");
+  const toml::table& table = section("frames");
+  const ConfigNode frames = check_.node(table, frames_schema(), "frames", {.read = {"size"}});
   std::map<std::string, Position> taken;
   config_.name = name(weir, "weir", "instance", taken);
   if (weir.has("workers")) config_.workers = static_cast<u32>(weir.integer("workers"));
   if (frames.has("count")) config_.frame_count = static_cast<u32>(frames.integer("count"));
-  if (!frames.has("size")) return;
-  config_.frame_size = static_cast<u32>(frames.integer("size"));
-  if (config_.frame_size != 2048 && config_.frame_size != 4096)
-    check_.note(frames.at("size"), "frames.size", fmt::format("is {}, must be 2048 or 4096", config_.frame_size));
-}
-
-// A name that may stand in a path, and that no other of its kind has.
-std::string Reader::name(const ConfigNode& node, const std::string& path, const char* what, std::map<std::string, Position>& taken) {
-  if (!node.has("name")) return "";
-  const std::string& given = node.string("name");
-  const Position at = node.at("name");
-  const bool right = std::ranges::all_of(given, [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '-'; });
-  if (given.empty() || given.size() > longest_name || !right)
-    check_.note(at, path + ".name", fmt::format("is \"{}\", must be 1 to {} letters, digits, '_' or '-'", given, longest_name));
-  else if (auto [first, fresh] = taken.emplace(given, at); !fresh)
-    check_.note(at, path + ".name", fmt::format("{} \"{}\" is already defined in line {}", what, given, first->second.line));
-  return given;
-}
-
-template <typename Each>
-void Reader::each_table(const toml::table& parent, const std::string& key, const std::string& path, std::size_t most, Each each) {
-  const toml::node* found = parent.get(key);
-  if (found == nullptr) return;
-  const toml::array* all = found->as_array();
-  if (all == nullptr || !std::all_of(all->begin(), all->end(), [](const toml::node& node) { return node.is_table(); })) {
-    check_.note(position_of(*found), path, fmt::format("must be a list of tables: [[{}]]", path.substr(0, path.find('['))));
-    return;
-  }
-  if (all->size() > most) check_.note(position_of(*all->get(most)), path, fmt::format("there are {}, must be at most {}", all->size(), most));
-  for (std::size_t i = 0; i < std::min(all->size(), most); ++i) each(*all->get(i)->as_table(), fmt::format("{}[{}]", path, i));
+  const toml::node* size = table.get("size");
+  if (size == nullptr) return;
+  if (size->is_integer() && (*size->as_integer() == 2048 || *size->as_integer() == 4096))
+    config_.frame_size = static_cast<u32>(size->as_integer()->get());
+  else check_.refuse(*size, "frames.size", "2048 or 4096");
 }
 
 void Reader::ports() {
-  each_table(root_, "port", "port", max_ports, [&](const toml::table& table, const std::string& path) { port(table, path); });
-  if (!root_.contains("port")) check_.note({}, "port", "there is no [[port]]; frames need one to come in by");
+  for (const toml::table* table : tables(root_, "port", "port", "[[port]]", "frames need one to come in by")) {
+    const std::string path = fmt::format("port[{}]", config_.ports.size());
+    limit(config_.ports.size() + 1, max_ports, *table, path, "port");
+    port(*table, path);
+  }
 }
 
 void Reader::port(const toml::table& table, const std::string& path) {
-  const auto driver = table["driver"].value<std::string>();
-  for (const char* known : {"dpdk", "pcap", "tap"})
-    if (driver == known) {
-      check_.note(position_of(*table.get("driver")), path + ".driver", fmt::format("\"{}\" is not in this version; allowed: xdp, null", *driver));
-      return;  // its keys are those of another driver
-    }
   PortConfig port;
   port.at = position_of(table);
-  port.driver = driver == "null" ? Driver::null : Driver::xdp;
-  std::vector<std::string> elsewhere{"egress"};
-  if (port.driver == Driver::xdp) elsewhere.emplace_back("queues");
-  const ConfigNode node = check_.node(table, port_schema(port.driver), path, elsewhere);
-  port.name = name(node, path, "port", port_names_);
-  if (node.has("pipeline")) port.pipeline = node.string("pipeline");
-  if (!port.pipeline.empty() && std::ranges::find(pipelines_, port.pipeline) == pipelines_.end())
-    check_.note_unknown(node.at("pipeline"), path + ".pipeline", "pipeline", port.pipeline, pipelines_);
-  if (port.driver == Driver::xdp) device(node, path, port);
+  const ConfigNode keys = port_keys(table, path, port);
+  port.name = name(keys, path, "port", port_names_);
+  pipeline_of(keys, path, port);
+  device(keys, path, port);
   if (const toml::node* given = table.get("queues"); given != nullptr && port.driver == Driver::xdp) queues(*given, path + ".queues", port);
   if (const toml::node* given = table.get("egress")) egress(*given, path + ".egress", port);
   config_.ports.push_back(std::move(port));
 }
 
-// Rules for a device's name: net/core/dev.c, dev_valid_name().
-void Reader::device(const ConfigNode& node, const std::string& path, PortConfig& port) {
-  if (node.has("mode"))
-    port.mode = choice<Mode>(node.string("mode"), {{"auto", Mode::automatic}, {"native", Mode::native}, {"generic", Mode::generic}});
-  if (node.has("zero_copy"))
-    port.zero_copy = choice<ZeroCopy>(node.string("zero_copy"), {{"auto", ZeroCopy::automatic}, {"on", ZeroCopy::on}, {"off", ZeroCopy::off}});
-  if (!node.has("device")) return;
-  port.device = node.string("device");
-  const bool right = !port.device.empty() && port.device.size() <= longest_device && port.device != "." && port.device != ".." &&
-                     std::ranges::none_of(port.device, [](unsigned char c) { return c == '/' || c == ':' || std::isspace(c) != 0; });
-  if (!right) {
-    check_.note(node.at("device"), path + ".device", fmt::format("is \"{}\", must be the name of a netdev: 1 to {} characters without '/', ':' or space", port.device, longest_device));
+// A port without a driver that can be told is taken for a netdev.
+ConfigNode Reader::port_keys(const toml::table& table, const std::string& path, PortConfig& port) {
+  const auto driver = table["driver"].value<std::string>();
+  Schema schema = port_schema();
+  if (driver && std::ranges::find(later_drivers, *driver) != later_drivers.end()) {
+    port.driver = Driver::null;  // its keys are not known here
+    check_.note(position_of(*table.get("driver")), path + ".driver",
+                fmt::format("driver \"{}\" is not in this version; allowed: xdp, null", *driver));
+    return check_.node(table, schema, path, {.noted = keys_of(table)});
+  }
+  schema.insert(schema.begin() + 1, driver_key());
+  Schema of_device = device_schema();
+  if (driver != "null") {
+    schema.insert(schema.end(), std::make_move_iterator(of_device.begin()), std::make_move_iterator(of_device.end()));
+    return check_.node(table, schema, path, {.read = {"queues", "egress"}});
+  }
+  port.driver = Driver::null;
+  std::vector<std::string> foreign{"queues"};
+  for (const Key& key : of_device) foreign.push_back(key.name);
+  for (const std::string& key : foreign)
+    if (table.contains(key))
+      check_.note(position_of(table.find(key)->first.source()), path + "." + key,
+                  fmt::format("driver \"null\" takes no {}; leave it out", key));
+  return check_.node(table, schema, path, {.read = {"egress"}, .noted = foreign});
+}
+
+void Reader::pipeline_of(const ConfigNode& keys, const std::string& path, PortConfig& port) {
+  if (!keys.has("pipeline")) return;
+  port.pipeline = keys.string("pipeline");
+  if (std::ranges::find(pipelines_, port.pipeline) == pipelines_.end())
+    check_.note_unknown(keys.at("pipeline"), path + ".pipeline", "pipeline", port.pipeline, pipelines_);
+}
+
+void Reader::device(const ConfigNode& keys, const std::string& path, PortConfig& port) {
+  if (keys.has("mode"))
+    port.mode = choice<Mode>(keys.string("mode"), {{"auto", Mode::automatic}, {"native", Mode::native}, {"generic", Mode::generic}});
+  if (keys.has("zero_copy"))
+    port.zero_copy =
+        choice<ZeroCopy>(keys.string("zero_copy"), {{"auto", ZeroCopy::automatic}, {"on", ZeroCopy::on}, {"off", ZeroCopy::off}});
+  if (!keys.has("device")) return;
+  port.device = keys.string("device");
+  const Position at = keys.at("device");
+  if (!is_device(port.device)) {
+    check_.note(at, path + ".device",
+                fmt::format("is {}, must be the name of a netdev: 1 to {} characters without '/', ':' or space, not \".\" or \"..\"",
+                            quoted(port.device), longest_device));
     return;
   }
-  auto [first, fresh] = devices_.emplace(port.device, std::pair(port.name, node.at("device")));
-  if (!fresh)
-    check_.note(node.at("device"), path + ".device",
-                fmt::format("\"{}\" is already the device of port \"{}\" in line {}; a device is one port", port.device, first->second.first, first->second.second.line));
+  const std::string who = port.name.empty() ? path : "port " + quoted(port.name);
+  if (auto [first, fresh] = devices_.emplace(port.device, Device{who, at}); !fresh)
+    check_.note(at, path + ".device",
+                fmt::format("{} is on device {}, as {} in line {} is; a device is one port", who, quoted(port.device), first->second.port,
+                            first->second.at.line));
 }
 
 void Reader::queues(const toml::node& given, const std::string& path, PortConfig& port) {
   if (given.value<std::string>() == "all") return;
   const auto* number = given.as_integer();
   if (number != nullptr && number->get() >= 1 && number->get() <= 64) port.queues = static_cast<u32>(number->get());
-  else check_.note(position_of(given), path, "must be \"all\" or an integer from 1 to 64");
+  else check_.refuse(given, path, "\"all\" or an integer from 1 to 64");
 }
 
 void Reader::egress(const toml::node& given, const std::string& path, PortConfig& port) {
   const toml::array* chain = given.as_array();
   if (chain == nullptr) {
-    check_.note(position_of(given), path, "must be a list of egress programs, such as [\"count\", { program = \"mac_rewrite\" }]");
+    check_.refuse(given, path, "a list of egress programs, such as [\"count\", { program = \"mac_rewrite\" }]");
     return;
   }
   if (chain->size() > max_egress_chain)
@@ -230,7 +301,7 @@ void Reader::egress_step(const toml::node& given, const std::string& path, PortC
   const toml::table& table = given.is_table() ? *given.as_table() : none_;
   const toml::node* named = given.is_string() ? &given : table.get("program");
   if (named == nullptr || !named->is_string()) {
-    check_.note(position_of(given), path, "must be the name of an egress program, or a table with the key program");
+    check_.refuse(named != nullptr ? *named : given, path, "the name of an egress program, or a table with the key program");
     return;
   }
   const std::string program = **named->as_string();
@@ -240,90 +311,91 @@ void Reader::egress_step(const toml::node& given, const std::string& path, PortC
     check_.note_unknown(at, path, "egress program", program, catalog_.egress_programs());
     return;
   }
-  port.egress.push_back({program, check_.node(table, *schema, path, {"program"}, at), at});
+  port.egress.push_back({program, check_.node(table, *schema, path, {.read = {"program"}}, at), at});
 }
 
 void Reader::groups() {
-  each_table(root_, "group", "group", WEIR_MAX_GROUPS, [&](const toml::table& table, const std::string& path) {
-    const ConfigNode node = check_.node(table, group_schema(), path);
-    GroupConfig group{name(node, path, "group", group_names_), {}, position_of(table)};
-    std::set<std::string> members;
-    for (const ConfigValue& member : node.list("ports")) {
-      group.ports.push_back(std::get<std::string>(member.value));
-      if (!members.insert(group.ports.back()).second)
-        check_.note(member.at, fmt::format("{}.ports[{}]", path, group.ports.size() - 1), fmt::format("port \"{}\" is in the group twice", group.ports.back()));
-    }
+  for (const toml::table* table : tables(root_, "group", "group", "[[group]]")) {
+    const std::string path = fmt::format("group[{}]", config_.groups.size());
+    limit(config_.groups.size() + 1, WEIR_MAX_GROUPS, *table, path, "group");
+    const ConfigNode keys = check_.node(*table, group_schema(), path);
+    GroupConfig group{name(keys, path, "group", group_names_), {}, position_of(*table)};
+    for (const ConfigValue& member : keys.list("ports")) group.ports.push_back(std::get<std::string>(member.value));
+    if (const toml::array* members = (*table)["ports"].as_array()) twice(*members, path + ".ports");
     config_.groups.push_back(std::move(group));
-  });
+  }
+}
+
+// From the file's own list, since one wrong member leaves no checked one.
+void Reader::twice(const toml::array& members, const std::string& path) {
+  std::map<std::string, Position> taken;
+  for (std::size_t i = 0; i < members.size(); ++i)
+    if (const auto member = members[i].value<std::string>(); member && !taken.emplace(*member, position_of(members[i])).second)
+      check_.note(position_of(members[i]), fmt::format("{}[{}]", path, i), fmt::format("port {} is in the group twice", quoted(*member)));
 }
 
 void Reader::pipelines() {
-  each_table(root_, "pipeline", "pipeline", WEIR_MAX_STAGES, [&](const toml::table& table, const std::string& path) {
-    const ConfigNode node = check_.node(table, {Key::string("name")}, path, {"stage"});
-    PipelineConfig pipeline{name(node, path, "pipeline", pipeline_names_), {}, position_of(table)};
-    stages(table, path, pipeline);
+  for (const toml::table* table : tables(root_, "pipeline", "pipeline", "[[pipeline]]")) {
+    const std::string path = fmt::format("pipeline[{}]", config_.pipelines.size());
+    const ConfigNode keys = check_.node(*table, pipeline_schema(), path, {.read = {"stage"}});
+    PipelineConfig pipeline{name(keys, path, "pipeline", pipeline_names_), {}, position_of(*table)};
+    stages(*table, path + ".stage", pipeline);
     config_.pipelines.push_back(std::move(pipeline));
-  });
+  }
 }
 
 void Reader::stages(const toml::table& table, const std::string& path, PipelineConfig& pipeline) {
-  if (!table.contains("stage")) check_.note(position_of(table), path + ".stage", "there is no [[pipeline.stage]]; a pipeline has at least one");
-  each_table(table, "stage", path + ".stage", WEIR_MAX_STAGES, [&](const toml::table& inner, const std::string& inner_path) {
-    if (++stage_count_ == WEIR_MAX_STAGES + 1)
-      check_.note(position_of(inner), inner_path, fmt::format("is one stage too many: an instance has at most {}", WEIR_MAX_STAGES));
-    stage(inner, inner_path, pipeline);
-  });
+  std::map<std::string, Position> names;
+  for (const toml::table* each : tables(table, "stage", path, "[[pipeline.stage]]", "a pipeline has at least one stage")) {
+    const std::string at = fmt::format("{}[{}]", path, pipeline.stages.size());
+    limit(++stage_count_, WEIR_MAX_STAGES, *each, at, "stage");
+    StageConfig made = stage(*each, at);
+    made.name = name(made.keys, at, "stage", names, "; give this one a name of its own");
+    pipeline.stages.push_back(std::move(made));
+  }
 }
 
-void Reader::stage(const toml::table& table, const std::string& path, PipelineConfig& pipeline) {
-  const toml::node* named = table.get("plugin");
-  if (named == nullptr || !named->is_string()) {
-    check_.note(named != nullptr ? position_of(*named) : position_of(table), path + ".plugin", "must be the name of a plugin; see: weir plugins");
-    return;
+StageConfig Reader::stage(const toml::table& table, const std::string& path) {
+  const auto plugin = table["plugin"].value<std::string>();
+  const Schema* own = plugin ? catalog_.stage(*plugin) : nullptr;
+  Schema schema = stage_schema(plugin.value_or(""), catalog_);
+  if (own != nullptr) {
+    schema.insert(schema.end(), own->begin(), own->end());
+    return {*plugin, "", check_.node(table, schema, path), position_of(table)};
   }
-  const std::string plugin = **named->as_string();
-  const Schema* own = catalog_.stage(plugin);
-  if (own == nullptr) {
-    check_.note_unknown(position_of(*named), path + ".plugin", "plugin", plugin, catalog_.stages());
-    return;
-  }
-  Schema schema{Key::string("plugin"), Key::string("name").otherwise(fmt::format("\"{}\"", plugin))};
-  schema.insert(schema.end(), own->begin(), own->end());
-  StageConfig made{plugin, "", check_.node(table, schema, path), position_of(table)};
-  std::map<std::string, Position> unused;
-  made.name = name(made.keys, path, "stage", unused);
-  for (const StageConfig& other : pipeline.stages)
-    if (other.name == made.name)
-      check_.note(made.keys.at("name"), path + ".name",
-                  fmt::format("stage \"{}\" is already in this pipeline in line {}; give this one a name of its own", made.name, other.at.line));
-  pipeline.stages.push_back(std::move(made));
+  if (plugin) check_.note_unknown(position_of(*table.get("plugin")), path + ".plugin", "plugin", *plugin, catalog_.stages());
+  schema.back().default_text.clear();  // no plugin to be named after
+  return {"", "", check_.node(table, schema, path, {.noted = keys_of(table)}), position_of(table)};
 }
 
 }  // namespace
 
 std::string Problem::text() const {
   std::string text = file;
-  if (at.line != 0) text += fmt::format(":{}:{}", at.line, at.column);
-  if (!path.empty()) text += ": " + path;
-  return text + ": " + what;
+  if (at.line != 0) text += fmt::format("{}{}:{}", text.empty() ? "" : ":", at.line, at.column);
+  for (const std::string* part : {&path, &what})
+    if (!part->empty()) text += (text.empty() ? "" : ": ") + *part;
+  return text;
 }
 
 std::expected<Config, Problems> parse_config(std::string_view text, const std::string& file, const Catalog& catalog) {
   const toml::parse_result parsed = toml::parse(text, file);
-  if (!parsed) {
-    const toml::source_region& at = parsed.error().source();
-    return std::unexpected(Problems{{file, {at.begin.line, at.begin.column}, "", fmt::format("not TOML: {}", parsed.error().description())}});
-  }
-  return Reader(parsed.table(), file, catalog).read();
+  if (parsed) return Reader(parsed.table(), file, catalog).read();
+  const toml::source_position at = parsed.error().source().begin;
+  return std::unexpected(Problems{{file, {at.line, at.column}, "", fmt::format("not TOML: {}", one_line(parsed.error().description()))}});
 }
 
 std::expected<Config, Problems> load_config(const std::string& file, const Catalog& catalog) {
-  std::ifstream stream(file, std::ios::binary);
-  std::ostringstream text;
-  if (stream) text << stream.rdbuf();
-  if (!stream || stream.bad() || !text)
-    return std::unexpected(Problems{{file, {}, "", fmt::format("cannot be read: {}; give the path of a configuration file", std::strerror(errno))}});
-  return parse_config(text.str(), file, catalog);
+  const Fd opened(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+  std::string text;
+  char block[4096];
+  ssize_t got = opened ? 1 : -1;
+  while (got > 0) {
+    got = ::read(opened.get(), block, sizeof(block));
+    if (got > 0) text.append(block, static_cast<std::size_t>(got));
+  }
+  if (got < 0) return std::unexpected(Problems{{file, {}, "", fmt::format("cannot read: {}", std::strerror(errno))}});
+  return parse_config(text, file, catalog);
 }
 
 }  // namespace weir

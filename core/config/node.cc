@@ -2,6 +2,8 @@
 // node: read a checked table.
 #include "core/config/node.hh"
 
+#include "core/config/config.hh"
+
 namespace weir {
 namespace {
 
@@ -22,6 +24,11 @@ const T& get(const Values& values, std::string_view key) {
   return *typed;
 }
 
+// The path of a key in a table whose path is that of a ConfigNode: the table of the whole file has none.
+std::string joined(const std::string& path, std::string_view key) {
+  return fmt::format("{}{}{}", path, path.empty() || path.back() == '\0' ? "" : ".", key);
+}
+
 }  // namespace
 
 ConfigNode::ConfigNode(std::string path, Position at, Values values) : path_(std::move(path)), at_(at), values_(std::move(values)) {}
@@ -39,10 +46,15 @@ const std::vector<ConfigValue>& ConfigNode::list(std::string_view key) const {
 
 std::vector<ConfigNode> ConfigNode::tables(std::string_view key) const {
   std::vector<ConfigNode> nodes;
+  const ConfigValue* found = find(values_, key);
+  if (const auto* one = found != nullptr ? std::get_if<Values>(&found->value) : nullptr) {
+    nodes.emplace_back(joined(path_, key), found->at, *one);
+    return nodes;
+  }
   for (const ConfigValue& element : list(key)) {
     const auto* values = std::get_if<Values>(&element.value);
     if (values == nullptr) broken("a constructor asks for tables where its schema declares another list");
-    nodes.emplace_back(fmt::format("{}.{}[{}]", path_, key, nodes.size()), element.at, *values);
+    nodes.emplace_back(fmt::format("{}[{}]", joined(path_, key), nodes.size()), element.at, *values);
   }
   return nodes;
 }
@@ -53,12 +65,10 @@ Position ConfigNode::at(std::string_view key) const noexcept {
 }
 
 std::unexpected<Error> ConfigNode::refuse(std::string_view key, std::string_view what) const {
-  const std::size_t split = path_.find('\0');
-  const std::string file = split == std::string::npos ? "" : path_.substr(0, split);
-  const std::string path = split == std::string::npos ? path_ : path_.substr(split + 1);
-  const Position position = at(key);
-  return std::unexpected(Error{Failure::invalid, fmt::format("{}:{}:{}: {}{}{}: {}", file, position.line, position.column, path,
-                                                             path.empty() ? "" : ".", key, what)});
+  const std::string path = joined(path_, key);
+  const std::size_t split = path.find('\0');
+  const Problem problem{split == std::string::npos ? "" : path.substr(0, split), at(key), path.substr(split + 1), std::string(what)};
+  return std::unexpected(Error{Failure::invalid, problem.text()});
 }
 
 }  // namespace weir

@@ -40,7 +40,7 @@ class ConfigNode {
   [[nodiscard]] const std::string& string(std::string_view key) const;  // also the name of a port
   [[nodiscard]] Mac mac(std::string_view key) const;
   [[nodiscard]] const std::vector<ConfigValue>& list(std::string_view key) const;  // empty when left out
-  [[nodiscard]] std::vector<ConfigNode> tables(std::string_view key) const;        // a list of tables; empty when left out
+  [[nodiscard]] std::vector<ConfigNode> tables(std::string_view key) const;        // a list of tables, or one; empty when left out
   [[nodiscard]] Position at(std::string_view key) const noexcept;                  // of the key's value, else of the table
   [[nodiscard]] Position at() const noexcept { return at_; }
 

@@ -37,11 +37,10 @@ std::string queue_problem(const PortConfig& port, const Netdev& netdev) {
                      port.name, wanted, netdev.name, netdev.queues, netdev.name, wanted);
 }
 
-std::string napi_warning(const PortConfig& port, const Netdev& netdev) {
-  const PeerNapi napi = peer_napi(netdev);
-  if (napi.state != PeerNapi::State::missing) return "";
-  return fmt::format("port {}: the peer of {}, {}{}, has neither GRO nor an XDP program: frames redirected to this port will be lost; there: "
-                     "ethtool -K {} gro on",
+// The kernel loses what is redirected to a veth whose peer polls no NAPI; what user space sends there arrives.
+std::string napi_warning(const PortConfig& port, const Netdev& netdev, const PeerNapi& napi) {
+  return fmt::format("port {}: the peer of {}, {}{}, has neither GRO nor an XDP program and would lose what is redirected to it: frames for this "
+                     "port take the slower way through user space until, there: ethtool -K {} gro on",
                      port.name, netdev.name, napi.name, napi.netns.empty() ? "" : " in namespace " + napi.netns, napi.name);
 }
 
@@ -72,8 +71,10 @@ Result<std::vector<Device>> look_at_devices(const Config& config, std::vector<st
     if (!netdev->up)
       warnings.push_back(fmt::format("port {}: device {} is down; nothing is received or sent until: ip link set dev {} up", port.name,
                                      port.device, port.device));
-    if (std::string warning = napi_warning(port, *netdev); !warning.empty()) warnings.push_back(std::move(warning));
-    devices.push_back({PortSlot{slot}, *netdev, netdev->queues});
+    const PeerNapi napi = peer_napi(*netdev);
+    const bool redirectable = napi.state != PeerNapi::State::missing;
+    if (!redirectable) warnings.push_back(napi_warning(port, *netdev, napi));
+    devices.push_back({PortSlot{slot}, *netdev, netdev->queues, redirectable});
   }
   if (!problems.empty()) return std::unexpected(Error{invalid_file ? Failure::invalid : Failure::failed, std::move(problems)});
   return devices;

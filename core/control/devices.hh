@@ -14,7 +14,8 @@ namespace weir {
 struct Device {
   PortSlot slot;
   Netdev netdev;
-  u32 queues;  // sockets to bind
+  u32 queues;         // sockets to bind
+  bool redirectable;  // false: see napi_warning
 };
 
 // Looks at the device of every XDP port. Every obstacle is in the error, one a line. What only costs frames (a device that is down, a

@@ -2,7 +2,10 @@
 // instance: start in order, stop in the opposite one.
 #include "core/control/instance.hh"
 
+#include <time.h>
+
 #include <algorithm>
+#include <atomic>
 
 #include "bpf/abi/link.h"
 #include "core/port/null_port.hh"
@@ -84,7 +87,35 @@ Result<> Instance::make_kernel() {
   adopted_ = pins.found() && noted_layout(name()) == layout();
   kernel_ = TRY(KernelSide::create(std::move(pins), {.cpus = cpus, .rows = rows, .blocks = blocks, .netns = netns_inode(), .adopt = adopted_}));
   path_.emplace(Accounts(TRY(kernel_->accounts()), cpus, rows, blocks));
+  if (adopted_) count_process_died();
   return {};
+}
+
+// A process that was killed took frames with it: those in its rings and bursts, at most as many as its umem held. No counter of theirs
+// moves any more, since their sockets are gone, so that what is missing in user space's sums is their number.
+void Instance::count_process_died() {
+  u64 collected = 0, sent = 0;
+  account* own = nullptr;
+  for (u16 slot = 0; slot < topology_->config().ports.size(); ++slot) {
+    const u32 block = topology_->block(PortSlot{slot});
+    const account kernel = path_->accounts.kernel(block), user = path_->accounts.user(block);
+    own = &path_->accounts.at(path_->accounts.worker_row(0), block);
+    const u64 arrived = std::max<u64>(kernel.verdict[WEIR_PUNT] - std::min<u64>(kernel.verdict[WEIR_PUNT], kernel.drop[WEIR_DROP_PUNT_FAILED]), user.frames);
+    const u64 decided = user.verdict[WEIR_REDIRECT] + user.verdict[WEIR_FLOOD] + user.verdict[WEIR_TO_STACK] + user.verdict[WEIR_DROP];
+    own->frames += arrived - user.frames;
+    own->verdict[WEIR_DROP] += arrived - std::min(arrived, decided);
+    own->drop[WEIR_DROP_PROCESS_DIED] += arrived - std::min(arrived, decided);
+    collected += user.verdict[WEIR_REDIRECT] + user.verdict[WEIR_FLOOD] + user.counter[WEIR_PORT_COPIES];
+    sent += user.tx;
+    for (u32 reason : {WEIR_DROP_RING_FULL, WEIR_DROP_NO_FRAME, WEIR_DROP_TOO_LONG, WEIR_DROP_DEVICE_DOWN}) sent += user.drop[reason];
+    const u32 chain = static_cast<u32>(topology_->config().ports[slot].egress.size());
+    for (u32 place = 0; place < chain; ++place) sent += path_->accounts.user(topology_->egress_block(PortSlot{slot}) + place).verdict[WEIR_DROP];
+  }
+  // Of a frame between its verdict and a ring nobody knows the port any more. An earlier death's are among the drops already.
+  for (u16 slot = 0; slot < topology_->config().ports.size(); ++slot) sent += path_->accounts.user(topology_->block(PortSlot{slot})).counter[WEIR_PORT_DIED_UNSENT];
+  const u64 unsent = collected - std::min(collected, sent);
+  own->drop[WEIR_DROP_PROCESS_DIED] += unsent;
+  own->counter[WEIR_PORT_DIED_UNSENT] += unsent;
 }
 
 bool Instance::in_kernel(const Topology::StagePlan& stage) const {
@@ -150,6 +181,7 @@ Result<> Instance::make_kernel_port(const Device& device) {
                            .mac = device.netdev.mac,
                            .mode = config.mode,
                            .longest = longest_frame(device.netdev),
+                           .redirectable = device.redirectable,
                            .queues = device.queues,
                            .block = topology_->block(device.slot),
                            .go = go,
@@ -230,20 +262,26 @@ void Instance::tick() {
   watch_devices();
 }
 
-// A device that goes down or changes its MTU leaves, or changes, the groups that it is in.
+// A device that goes down, away, or changes its MTU changes the groups that it is in; a veth whose peer got NAPI gets its entry.
 void Instance::watch_devices() {
   bool changed = false;
-  for (KernelPort& port : kernel_ports_) {
-    const Result<Netdev> netdev = look_at(port.device);
-    const u32 longest = netdev && netdev->ifindex == port.ifindex ? longest_frame(*netdev) : 0;
-    if (std::exchange(port.longest, longest) == longest) continue;
-    std::atomic_ref(path_->ports[port.slot.value].longest).store(longest, std::memory_order_relaxed);
-    changed = true;
-  }
+  for (KernelPort& port : kernel_ports_) changed |= look_again(port);
   if (!changed) return;
   for (u16 slot = 0; slot < path_->groups.size(); ++slot)
     if (Result<> set = kernel_->set_group(GroupSlot{slot}, path_->groups[slot], kernel_ports_); !set)
       warnings_.push_back(fmt::format("group {}: {}; it stays as it was", topology_->groups()[slot].name, set.error().what));
+}
+
+bool Instance::look_again(KernelPort& port) {
+  const Result<Netdev> netdev = look_at(port.device);
+  const bool there = netdev && netdev->ifindex == port.ifindex;
+  const u32 longest = there ? longest_frame(*netdev) : 0;
+  bool changed = std::exchange(port.longest, longest) != longest;
+  std::atomic_ref(path_->ports[port.slot.value].longest).store(longest, std::memory_order_relaxed);
+  if (!there || port.redirectable || peer_napi(*netdev).state == PeerNapi::State::missing) return changed;
+  port.redirectable = true;
+  if (Result<> set = kernel_->set_entry(port); !set) warnings_.push_back(fmt::format("port {}: {}", port.name, set.error().what));
+  return true;
 }
 
 Result<nlohmann::json> Instance::answer(const nlohmann::json& question) {

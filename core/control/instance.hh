@@ -33,6 +33,8 @@ class Instance {
 
   // Once a second.
   void tick();
+  // When devices changed, or may have.
+  void watch_devices();
   // The answer to a question of the control socket.
   Result<nlohmann::json> answer(const nlohmann::json& question);
   [[nodiscard]] const std::vector<std::string>& warnings() const noexcept { return warnings_; }
@@ -53,7 +55,8 @@ class Instance {
 
   Result<> make_kernel_port(const Device& device);
   void make_plain_egress(u16 slot, EgressChain& chain);
-  void watch_devices();
+  void count_process_died();
+  bool look_again(KernelPort& port);
   [[nodiscard]] bool in_kernel(const Topology::StagePlan& stage) const;
   [[nodiscard]] std::pair<u32, u32> way_to(const Topology::StagePlan* stage) const;  // enum weir_go and its argument
   [[nodiscard]] u32 fill_per_queue() const noexcept;

@@ -2,6 +2,7 @@
 // netdev: ioctls for what a name suffices for, rtnetlink for the peer of a veth.
 #include "core/kernel/netdev.hh"
 
+#include <bpf/libbpf.h>
 #include <fcntl.h>
 #include <linux/ethtool.h>
 #include <linux/if_link.h>
@@ -15,11 +16,13 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <cerrno>
+#include <cctype>
 #include <cstring>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/base/fd.hh"
@@ -55,11 +58,20 @@ std::string known_devices() {
 }
 
 // What `ethtool -l` shows as combined and rx: each of them is an rx queue. A driver that does not say has one.
-u32 rx_queues(const Asker& asker, const std::string& device) {
+void look_at_queues(const Asker& asker, Netdev& found) {
   ethtool_channels channels{};
   channels.cmd = ETHTOOL_GCHANNELS;
-  if (!asker.ethtool(device, channels)) return 1;
-  return std::max(1u, channels.combined_count + channels.rx_count);
+  if (!asker.ethtool(found.name, channels)) return;
+  found.queues = std::max(1u, channels.combined_count + channels.rx_count);
+  // Where a driver has both kinds, they are the same queues in two arrangements.
+  found.max_queues = std::max({found.queues, channels.max_combined, channels.max_rx});
+}
+
+void look_at_programs(Netdev& found) {
+  LIBBPF_OPTS(bpf_xdp_query_opts, attached);
+  if (::bpf_xdp_query(static_cast<int>(found.ifindex.value), 0, &attached) != 0) return;
+  found.xdp_native_id = attached.drv_prog_id;
+  found.xdp_generic_id = attached.skb_prog_id;
 }
 
 // A netlink request of one message and at most one attribute, and its first answer.
@@ -73,7 +85,7 @@ class Netlink {
     struct {
       nlmsghdr message;
       Header header;
-      rtattr attribute;
+      alignas(NLMSG_ALIGNTO) rtattr attribute;  // the kernel looks for it there, and rtgenmsg is a single byte
       u8 value[8];
     } request{};
     request.message.nlmsg_type = type;
@@ -83,13 +95,14 @@ class Netlink {
     if (value != nullptr) {
       request.attribute = {static_cast<u16>(RTA_LENGTH(size)), attribute};
       std::memcpy(request.value, value, size);
-      request.message.nlmsg_len += RTA_SPACE(size);
+      request.message.nlmsg_len = NLMSG_SPACE(sizeof header) + RTA_SPACE(size);
     }
     if (::send(fd_.get(), &request, request.message.nlmsg_len, 0) < 0) return {};
     std::vector<u8> answer(65536);
     const ssize_t got = ::recv(fd_.get(), answer.data(), answer.size(), 0);
     const auto* message = reinterpret_cast<const nlmsghdr*>(answer.data());
-    if (got < static_cast<ssize_t>(sizeof(nlmsghdr)) || !NLMSG_OK(message, static_cast<u32>(got)) || message->nlmsg_type == NLMSG_ERROR) return {};
+    if (got < static_cast<ssize_t>(sizeof(nlmsghdr)) || !NLMSG_OK(message, static_cast<u32>(got))) return {};
+    if (message->nlmsg_type == NLMSG_ERROR) return {};
     return attributes(static_cast<const u8*>(NLMSG_DATA(message)) + NLMSG_ALIGN(sizeof(Header)),
                       message->nlmsg_len - NLMSG_LENGTH(NLMSG_ALIGN(sizeof(Header))));
   }
@@ -125,16 +138,14 @@ std::vector<std::vector<u8>> link_of(u32 ifindex) {
 }
 
 // Of a device of the current namespace: an XDP program in the driver, or GRO.
-bool has_napi(u32 ifindex, std::string& name) {
-  char text[IF_NAMESIZE] = {};
-  if (::if_indextoname(ifindex, text) == nullptr) return false;
-  name = text;
+PeerNapi look_at_peer(u32 ifindex) {
+  char name[IF_NAMESIZE] = {};
+  if (::if_indextoname(ifindex, name) == nullptr) return {.state = PeerNapi::State::unknown, .name = "", .netns = ""};
+  Netdev peer{.name = name, .ifindex = Ifindex{ifindex}, .driver = ""};
+  look_at_programs(peer);
   ethtool_value gro{.cmd = ETHTOOL_GGRO, .data = 0};
-  if (Asker().ethtool(name, gro) && gro.data != 0) return true;
-  const auto link = link_of(ifindex);
-  if (link.size() <= IFLA_XDP) return false;
-  const auto xdp = Netlink::attributes(link[IFLA_XDP].data(), link[IFLA_XDP].size());
-  return xdp.size() > IFLA_XDP_ATTACHED && !xdp[IFLA_XDP_ATTACHED].empty() && xdp[IFLA_XDP_ATTACHED][0] == XDP_ATTACHED_DRV;
+  const bool has_gro = Asker().ethtool(peer.name, gro) && gro.data != 0;
+  return {.state = has_gro || peer.xdp_native_id != 0 ? PeerNapi::State::ready : PeerNapi::State::missing, .name = name, .netns = ""};
 }
 
 // The id by which the current namespace knows another one; none: it does not.
@@ -145,24 +156,29 @@ std::optional<u32> id_of_netns(int netns) {
   return id && static_cast<int>(*id) >= 0 ? id : std::nullopt;
 }
 
-// Namespaces that have a name, then those of processes.
+// One path to each namespace that can be found: those that have a name, then those of processes.
 std::vector<std::filesystem::path> network_namespaces() {
   namespace fs = std::filesystem;
   std::vector<fs::path> paths;
+  std::set<std::pair<dev_t, ino_t>> seen;  // a namespace has as many paths as it has processes
+  const auto add = [&](const fs::path& path) {
+    struct stat info{};
+    if (::stat(path.c_str(), &info) == 0 && seen.emplace(info.st_dev, info.st_ino).second) paths.push_back(path);
+  };
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator("/run/netns", error)) paths.push_back(entry.path());
-  for (const auto& entry : fs::directory_iterator("/proc", error))
-    if (std::isdigit(static_cast<unsigned char>(entry.path().filename().string().front()))) paths.push_back(entry.path() / "ns/net");
+  for (fs::directory_iterator entry("/run/netns", error), end; !error && entry != end; entry.increment(error)) add(entry->path());
+  for (fs::directory_iterator entry("/proc", error), end; !error && entry != end; entry.increment(error))
+    if (std::isdigit(static_cast<unsigned char>(entry->path().filename().native().front()))) add(entry->path() / "ns/net");
   return paths;
 }
 
 PeerNapi look_from_inside(const Fd& netns, u32 ifindex, std::string netns_name) {
-  PeerNapi found{.name = "", .netns = std::move(netns_name)};
+  PeerNapi found;
   // A thread of its own, since a thread's namespace is what sockets and ioctls go by.
   std::thread([&] {
-    if (::setns(netns.get(), CLONE_NEWNET) != 0) return;
-    found.state = has_napi(ifindex, found.name) ? PeerNapi::State::ready : PeerNapi::State::missing;
+    if (::setns(netns.get(), CLONE_NEWNET) == 0) found = look_at_peer(ifindex);
   }).join();
+  found.netns = std::move(netns_name);
   return found;
 }
 
@@ -171,7 +187,8 @@ PeerNapi look_from_inside(const Fd& netns, u32 ifindex, std::string netns_name) 
 Result<Netdev> look_at(const std::string& device) {
   const Asker asker;
   ifreq answer{};
-  if (!asker.ask(device, SIOCGIFINDEX, answer))
+  // A longer name would be cut, and might then be another device's.
+  if (device.size() >= IFNAMSIZ || !asker.ask(device, SIOCGIFINDEX, answer))
     return fail("no device {} in this network namespace; there are: {}", device, known_devices());
   Netdev found;
   found.name = device;
@@ -182,7 +199,8 @@ Result<Netdev> look_at(const std::string& device) {
   ethtool_drvinfo driver{};
   driver.cmd = ETHTOOL_GDRVINFO;
   if (asker.ethtool(device, driver)) found.driver = driver.driver;
-  found.queues = rx_queues(asker, device);
+  look_at_queues(asker, found);
+  look_at_programs(found);
   return found;
 }
 
@@ -190,17 +208,14 @@ PeerNapi peer_napi(const Netdev& netdev) {
   if (netdev.driver != "veth") return {.state = PeerNapi::State::not_veth, .name = "", .netns = ""};
   const auto link = link_of(netdev.ifindex.value);
   const auto peer = number(link, IFLA_LINK), netns = number(link, IFLA_LINK_NETNSID);
-  PeerNapi found;
-  if (!peer) return found;
-  if (!netns) {  // the peer is in this namespace
-    found.state = has_napi(*peer, found.name) ? PeerNapi::State::ready : PeerNapi::State::missing;
-    return found;
-  }
+  if (!peer) return {};
+  if (!netns) return look_at_peer(*peer);  // in this namespace
   for (const auto& path : network_namespaces()) {
     const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    if (fd && id_of_netns(fd.get()) == netns) return look_from_inside(fd, *peer, path.string().starts_with("/run/netns") ? path.filename() : "");
+    if (!fd || id_of_netns(fd.get()) != netns) continue;
+    return look_from_inside(fd, *peer, path.parent_path() == "/run/netns" ? path.filename() : "");
   }
-  return found;
+  return {};
 }
 
 u32 netns_inode() noexcept {

@@ -201,7 +201,9 @@ int KernelSide::entry_program(PortSlot port) const noexcept {
 
 Result<> KernelSide::set_entry(const KernelPort& port) {
   const bpf_devmap_val entry = entry_of(port.ifindex, entry_program(port.slot));
-  return ports_.set(port.slot.value, &entry);
+  if (port.redirectable) return ports_.set(port.slot.value, &entry);
+  ports_.remove(port.slot.value);
+  return {};
 }
 
 // The kernel tells nobody what becomes of a frame that it redirects in generic mode. Once a port is in that mode, every device entry
@@ -211,8 +213,12 @@ Result<> KernelSide::count_transmits(const std::vector<KernelPort>& ports) {
   for (const KernelPort& port : ports) {
     if (!egress_[port.slot.value].empty()) continue;
     auto object = std::make_unique<BpfObject>(TRY(BpfObject::open("egress transmit", elf_of<::transmit>())));
+    MapShape state = TRY(object->shape("state"));
+    state.entries = shape_.rows;
+    const BpfMap rows = TRY(BpfMap::create("state", state));
+    TRY_VOID(object->use("state", rows.fd()));
     TRY_VOID(share(*object));
-    TRY_VOID(object->constants(".rodata.weir", egress_link{port.egress_block, shape_.blocks, WEIR_NO_NEXT, 1}));
+    TRY_VOID(object->constants(".rodata.weir", egress_link{port.egress_block, shape_.blocks, WEIR_NO_NEXT, shape_.rows}));
     TRY_VOID(object->load("transmit"));
     transmit_[port.slot.value] = std::move(object);
     TRY_VOID(set_entry(port));
@@ -230,8 +236,8 @@ Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& mem
   std::vector<PortSlot> reachable;  // a broadcast would skip a device that is down without a word
   for (PortSlot member : members) {
     auto port = std::ranges::find(ports, member, &KernelPort::slot);
-    if (port == ports.end()) targets.longest = 0;  // not a device: only user space sends there
-    if (port == ports.end() || port->longest == 0) continue;
+    if (port == ports.end() || !port->redirectable) targets.longest = 0;  // only user space sends there
+    if (port == ports.end() || !port->redirectable || port->longest == 0) continue;
     targets.longest = std::min(targets.longest, port->longest);
     const bpf_devmap_val entry = entry_of(port->ifindex, entry_program(member));
     TRY_VOID(map.set(member.value, &entry));

@@ -61,6 +61,7 @@ struct KernelPort {
   Mac mac{};
   Mode mode = Mode::automatic;  // settled by attach(): native or generic
   u32 longest = 0;              // bytes of a frame that the device takes; 0: it is down
+  bool redirectable = true;     // false: a redirect to it would be lost, so that only user space sends there
   u32 queues = 1;
   u32 block = 0;
   u32 go = 0, next = 0;  // where its frames go first: enum weir_go
@@ -98,6 +99,8 @@ class KernelSide {
   Result<> load_stage(const KernelStage& stage);
   // Loads the chain and makes the device entry.
   Result<> add_port(const KernelPort& port, const Registry& registry);
+  // The device entry of a port; again when it became redirectable.
+  Result<> set_entry(const KernelPort& port);
   // The devmap of a group; may be called again when a member's device went up or down or changed its MTU.
   Result<> set_group(GroupSlot group, const std::vector<PortSlot>& members, const std::vector<KernelPort>& ports);
   Result<> set_socket(const KernelPort& port, QueueId queue, int socket_fd);
@@ -142,7 +145,6 @@ class KernelSide {
   Result<> attach_port(KernelPort& port, std::vector<KernelPort>& ports);
   Result<XdpLink> adopt_link(const std::string& pin, KernelPort& port) const;
   Result<> count_transmits(const std::vector<KernelPort>& ports);
-  Result<> set_entry(const KernelPort& port);
   [[nodiscard]] int entry_program(PortSlot port) const noexcept;
   [[nodiscard]] u32 first_socket(const KernelPort& port) const noexcept { return port.slot.value * max_queues; }
 

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Bad input at start: one clear line with the remedy, the right exit code, and nothing left behind or changed."""
+import json
+import os
+import pathlib
+import secrets
+import subprocess
+
+import pytest
+from lab import BUILD, WEIR, ping, run, wait_until
+
+PATCH = '[[pipeline]]\nname = "main"\n[[pipeline.stage]]\nplugin = "patch"\npairs = [["p0", "p1"]]\n'
+
+
+OURS = {"ingress", "to_stack", "devmap_xmit", "redirect_err", "exception", "patch", "l2_switch", "count", "mac_rewrite", "transmit"}
+
+
+def everything(lab):
+    """All that a start could leave behind: programs on devices, our programs in the kernel, files."""
+    xdp = [(link["ifname"], link.get("xdp")) for link in json.loads(lab.switch.run("ip", "-j", "link").stdout)]
+    programs = sorted(program["name"] for program in json.loads(run("bpftool", "-j", "prog").stdout) if program.get("name") in OURS)
+    folder = pathlib.Path("/run/weir")
+    return xdp, programs, sorted(str(path) for path in folder.rglob("*")) if folder.exists() else []
+
+
+def unchanged(lab, was):
+    """The kernel frees programs a moment after their last user has gone."""
+    wait_until(lambda: everything(lab) == was, f"everything as it was: {was}")
+    return True
+
+
+def refused(lab, text, tmp_path, *flags, name=None, before=(), instance=None):
+    """Runs a configuration that must be refused, and claims that the world is as it was. Exit code and what it said."""
+    file = tmp_path / (name or "bad.toml")
+    file.write_text(f'[weir]\nname = "{instance or "t" + secrets.token_hex(4)}"\n' + text)
+    was = everything(lab)
+    done = lab.switch.run(*before, WEIR, "run", file, *flags, check=False)
+    assert unchanged(lab, was)
+    assert done.stdout == ""
+    return done.returncode, done.stderr.strip()
+
+
+def test_a_missing_device_is_named_with_those_that_are_there(lab, tmp_path):
+    code, said = refused(lab, lab.ports(2).replace('device = "p1"', 'device = "p9"') + PATCH, tmp_path)
+    assert code == 1
+    assert said == "weir: port p1: no device p9 in this network namespace; there are: lo, p0, p1"
+
+
+def test_a_configuration_error_is_exit_code_2_with_its_position(lab, tmp_path):
+    code, said = refused(lab, lab.ports(2, mdoe='"auto"') + PATCH, tmp_path)
+    assert code == 2
+    lines = said.splitlines()
+    assert len(lines) == 2, "one for each port"
+    assert lines[0].startswith(f"{tmp_path}/bad.toml:7:1: port[0].mdoe: unknown key; did you mean \"mode\"?")
+
+
+def test_a_device_that_carries_another_program_is_left_to_its_owner(lab, tmp_path):
+    lab.switch.run("xdp-loader", "load", "-m", "native", "p1", BUILD / "tests" / "xdp_stack.bpf.o")
+    try:
+        code, said = refused(lab, lab.ports(2) + PATCH, tmp_path)
+    finally:
+        lab.switch.run("xdp-loader", "unload", "-a", "p1", check=False)
+    assert code == 1
+    assert said.startswith("weir: port p1, device p1: another XDP program is attached (id ") and "ip link set dev" in said
+
+
+def test_a_second_instance_of_the_name_is_refused_and_the_first_goes_on(lab, tmp_path):
+    weir = lab.weir(lab.ports(2) + PATCH)
+    code, said = refused(lab, lab.ports(2) + PATCH, tmp_path, instance=weir.name)
+    assert code == 1
+    assert said == f"weir: instance {weir.name} is already running (process {weir.process.popen.pid}); stop it, or give this one another [weir] name"
+    assert ping(lab.hosts[0], "10.9.0.2") == 3
+
+
+def test_a_device_of_another_instance_is_refused_and_the_first_goes_on(lab, tmp_path):
+    lab.weir(lab.ports(2) + PATCH)
+    code, said = refused(lab, lab.ports(2) + PATCH, tmp_path)
+    assert code == 1 and "another XDP program is attached" in said
+    assert ping(lab.hosts[0], "10.9.0.2") == 3
+
+
+def test_without_privileges_it_says_what_it_needs(lab, tmp_path):
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents:
+        if parent.owner() == "root" and str(parent).startswith("/tmp/pytest"):
+            parent.chmod(0o755)
+    code, said = refused(lab, lab.ports(2) + PATCH, tmp_path, before=("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"))
+    assert code == 1 and "root" in said and len(said.splitlines()) == 1, said
+
+
+def test_root_without_capabilities_is_told_which(lab, tmp_path):
+    code, said = refused(lab, lab.ports(2) + PATCH, tmp_path, before=("setpriv", "--bounding-set=-all", "--inh-caps=-all"))
+    assert code == 1 and "CAP_" in said and len(said.splitlines()) == 1, said
+
+
+def test_a_jumbo_mtu_is_refused_with_the_command_that_mends_it(make_lab, tmp_path):
+    lab = make_lab(2, mtu=9000)
+    code, said = refused(lab, lab.ports(2) + PATCH, tmp_path)
+    assert code == 1
+    assert "device p0 has MTU 9000" in said and "ip link set dev p0 mtu 1774" in said
+
+
+def test_queues_that_do_not_match_are_refused_with_the_command_that_mends_it(lab, tmp_path):
+    code, said = refused(lab, lab.ports(2, queues=2) + PATCH, tmp_path)
+    assert code == 1
+    assert "queues = 2, but device p0 has 1" in said and "ethtool -L p0 combined 2" in said
+
+
+def test_native_mode_on_a_driver_without_it_is_refused_with_the_alternative(lab, tmp_path):
+    lab.switch.run("ip", "link", "add", "br9", "type", "bridge")
+    text = lab.ports(2, mode='"native"').replace('device = "p1"', 'device = "br9"')
+    code, said = refused(lab, text + PATCH, tmp_path)
+    assert code == 1
+    assert "port p1, device br9: " in said and "no native XDP" in said and 'mode = "auto"' in said
+
+
+def test_a_stage_that_refuses_its_keys_says_where(lab, tmp_path):
+    code, said = refused(lab, lab.ports(2) + PATCH.replace('["p0", "p1"]', '["p0", "p0"]'), tmp_path)
+    assert code == 2
+    assert said == f'{tmp_path}/bad.toml:15:9: pipeline[0].stage[0].pairs: port "p0" is its own partner; name two ports'
+
+
+def test_a_file_that_is_not_there_is_said(lab):
+    done = run(WEIR, "run", "/nonexistent.toml", check=False)
+    assert done.returncode == 2 and "/nonexistent.toml: cannot read: No such file or directory" in done.stderr
+
+
+def test_too_few_frames_for_the_queues_are_refused_with_the_number(lab, tmp_path):
+    code, said = refused(lab, "[frames]\ncount = 64\n" + lab.ports(2) + PATCH, tmp_path)
+    assert code == 2 and "at least" in said
+
+
+def test_nothing_is_lost_to_a_veth_peer_without_napi(lab):
+    """The kernel loses what is redirected there: it goes through user space until the remedy is followed, and then no more."""
+    lab.hosts[1].run("ethtool", "-K", "eth0", "gro", "off")
+    weir = lab.weir(lab.ports(2) + PATCH)
+    said = f"the peer of p1, eth0 in namespace {lab.hosts[1].name}, has neither GRO nor an XDP program"
+    assert said in weir.process.text() and "ethtool -K eth0 gro on" in weir.process.text()
+    assert ping(lab.hosts[0], "10.9.0.2") == 3
+    assert weir.port("p1")["tx_kernel"] == 0
+    lab.hosts[1].run("ethtool", "-K", "eth0", "gro", "on")
+    wait_until(lambda: len(weir.ask("devmap", "list")["ports"]) == 2, "the port has its entry")
+    assert ping(lab.hosts[0], "10.9.0.2") == 3
+    assert weir.port("p1")["tx_kernel"] >= 3
+    assert weir.conserved()["account"]["drop"] == 0
+
+
+@pytest.mark.parametrize("words", [[], ["nonsense"], ["run"], ["run", "a", "--keep", "--detach-on-exit"], ["stats", "--nonsense"], ["devmap"]])
+def test_bad_usage_is_exit_code_2(words):
+    assert run(WEIR, *words, check=False).returncode == 2
+
+
+def test_asking_an_instance_that_does_not_run_is_exit_code_1():
+    done = run(WEIR, "stats", "--instance", "nobody", check=False)
+    assert done.returncode == 1 and "instance nobody is not running" in done.stderr
+
+
+def test_weir_runs_without_a_bpffs_of_the_host(lab, tmp_path):
+    """`ip netns exec` gives a fresh /sys: weir mounts what it needs, and nothing stays mounted."""
+    file = tmp_path / "good.toml"
+    name = "t" + secrets.token_hex(4)
+    file.write_text(f'[weir]\nname = "{name}"\n' + lab.ports(2) + PATCH)
+    mounts = pathlib.Path("/proc/mounts").read_text()
+    process = lab.start("ip", "netns", "exec", lab.switch.name, WEIR, "run", file)
+    wait_until(lambda: "forwarding" in process.text(), "weir starts")
+    assert ping(lab.hosts[0], "10.9.0.2") == 3
+    assert process.stop() == 0, process.text()
+    assert pathlib.Path("/proc/mounts").read_text() == mounts
+    assert os.environ.get("PATH") and subprocess.run(["ip", "netns", "list"], check=True, capture_output=True)
