@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // weir: the command line. Exit codes: 0 done, 1 failed while running, 2 bad usage or configuration.
+#include <poll.h>
+#include <unistd.h>
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
-#include <poll.h>
-#include <unistd.h>
 
 #include "apps/weir/show.hh"
 #include "core/control/control_socket.hh"
@@ -35,7 +35,8 @@ Result<> check(const Arguments& arguments) {
   const weir::Registry registry = TRY(weir::Registry::load());
   const auto topology = TRY(weir::load_topology(arguments.file, registry));
   const weir::Config& config = topology->config();
-  fmt::print("{}: valid: {} ports, {} groups, {} pipelines\n", arguments.file, config.ports.size(), config.groups.size(), config.pipelines.size());
+  fmt::print("{}: valid: {} ports, {} groups, {} pipelines\n", arguments.file, config.ports.size(), config.groups.size(),
+             config.pipelines.size());
   return {};
 }
 
@@ -48,7 +49,8 @@ Result<> watch(const std::string& instance) {
     pollfd wait{stop.get(), POLLIN, 0};
     if (::poll(&wait, 1, 1000) > 0) return {};
     json now = TRY(weir::ask(instance, {{"ask", "stats"}}));
-    fmt::print("{}{}: up {:.0f} s\n\n{}\n", terminal ? "\033[H\033[2J" : "", instance, now["uptime_s"].get<double>(), show_rates(before, now));
+    fmt::print("{}{}: up {:.0f} s\n\n{}\n", terminal ? "\033[H\033[2J" : "", instance, now["uptime_s"].get<double>(),
+               show_rates(before, now));
     if (std::fflush(stdout) != 0) return {};  // whoever read has gone
     before = std::move(now);
   }

@@ -25,7 +25,8 @@ class Table {
     std::string text;
     for (const auto& row : rows_) {
       std::string line;
-      for (std::size_t i = 0; i < row.size(); ++i) line += numeric(i) ? fmt::format("{:>{}}  ", row[i], width[i]) : fmt::format("{:<{}}  ", row[i], width[i]);
+      for (std::size_t i = 0; i < row.size(); ++i)
+        line += numeric(i) ? fmt::format("{:>{}}  ", row[i], width[i]) : fmt::format("{:<{}}  ", row[i], width[i]);
       line.erase(line.find_last_not_of(' ') + 1);
       text += line + "\n";
     }
@@ -46,8 +47,9 @@ std::string number(const json& of, const char* key) { return std::to_string(of.v
 std::string ports_table(const json& stats) {
   Table table({"port", "device", "mode", "rx", "redirect", "flood", "punt", "to_stack", "drop", "tx_kernel", "tx_user"});
   for (const json& port : stats["ports"])
-    table.add({port["name"], port.value("device", "-"), port.value("mode", "-"), number(port, "rx"), number(port, "redirect"), number(port, "flood"),
-               number(port, "punt"), number(port, "to_stack"), number(port, "drop"), number(port, "tx_kernel"), number(port, "tx_user")});
+    table.add({port["name"], port.value("device", "-"), port.value("mode", "-"), number(port, "rx"), number(port, "redirect"),
+               number(port, "flood"), number(port, "punt"), number(port, "to_stack"), number(port, "drop"), number(port, "tx_kernel"),
+               number(port, "tx_user")});
   return table.text();
 }
 
@@ -56,8 +58,9 @@ std::string stages_table(const json& stats) {
   for (const json& stage : stats["stages"])
     for (const char* half : {"kernel", "user"}) {
       const json& of = stage[half];
-      table.add({stage["pipeline"].get<std::string>() + "." + stage["stage"].get<std::string>(), stage["plugin"], half, number(of, "in"), number(of, "next"),
-                 number(of, "redirect"), number(of, "flood"), number(of, "punt"), number(of, "to_stack"), number(of, "drop")});
+      table.add({stage["pipeline"].get<std::string>() + "." + stage["stage"].get<std::string>(), stage["plugin"], half, number(of, "in"),
+                 number(of, "next"), number(of, "redirect"), number(of, "flood"), number(of, "punt"), number(of, "to_stack"),
+                 number(of, "drop")});
     }
   return table.empty() ? "" : "\n" + table.text();
 }
@@ -74,7 +77,8 @@ std::string extras(const json& stats) {
   for (const json& stage : stats["stages"]) {
     json all = stage["counters"];
     all.update(stage["gauges"]);
-    if (std::string line = named(all); !line.empty()) text += fmt::format("{}.{}: {}\n", stage["pipeline"].get<std::string>(), stage["stage"].get<std::string>(), line);
+    if (std::string line = named(all); !line.empty())
+      text += fmt::format("{}.{}: {}\n", stage["pipeline"].get<std::string>(), stage["stage"].get<std::string>(), line);
   }
   return text.empty() ? "" : "\n" + text;
 }
@@ -82,7 +86,8 @@ std::string extras(const json& stats) {
 std::string egress_table(const json& stats) {
   Table table({"egress of", "program", "kernel", "user", "drop", "counted"});
   for (const json& program : stats["egress"])
-    table.add({program["port"], program["program"], number(program, "kernel"), number(program, "user"), number(program, "drop"), named(program["counters"])});
+    table.add({program["port"], program["program"], number(program, "kernel"), number(program, "user"), number(program, "drop"),
+               named(program["counters"])});
   return table.empty() ? "" : "\n" + table.text();
 }
 
@@ -140,7 +145,8 @@ std::string line_of(const char* what, const std::vector<std::string>& names) {
 json key_names(const weir::Schema& keys) {
   json all = json::array();
   for (const weir::Key& key : keys)
-    all.push_back({{"name", key.name}, {"type", type_text(key)}, {"required", key.required}, {"default", key.default_text}, {"says", key.says}});
+    all.push_back(
+        {{"name", key.name}, {"type", type_text(key)}, {"required", key.required}, {"default", key.default_text}, {"says", key.says}});
   return all;
 }
 
@@ -152,10 +158,11 @@ std::string show_stats(const json& stats) {
   text += ports_table(stats) + stages_table(stats) + extras(stats) + egress_table(stats) + drops_table(stats);
   const json& frames = stats["frames"];
   const json& sum = stats["account"];
-  text += fmt::format("\nframes: {} = {} free + {} in rings + {} in bursts + {} in lanes\n", number(frames, "total"), number(frames, "free"),
-                      number(frames, "rings"), number(frames, "bursts"), number(frames, "lanes"));
-  text += fmt::format("account: {} rx + {} copies = {} tx + {} to_stack + {} drop + {} held, difference {}\n", number(sum, "rx"), number(sum, "copies"),
-                      number(sum, "tx"), number(sum, "to_stack"), number(sum, "drop"), number(sum, "held"), sum["difference"].get<std::int64_t>());
+  text += fmt::format("\nframes: {} = {} free + {} in rings + {} in bursts + {} in lanes\n", number(frames, "total"),
+                      number(frames, "free"), number(frames, "rings"), number(frames, "bursts"), number(frames, "lanes"));
+  text += fmt::format("account: {} rx + {} copies = {} tx + {} to_stack + {} drop + {} held, difference {}\n", number(sum, "rx"),
+                      number(sum, "copies"), number(sum, "tx"), number(sum, "to_stack"), number(sum, "drop"), number(sum, "held"),
+                      sum["difference"].get<std::int64_t>());
   for (const json& warning : stats["warnings"]) text += fmt::format("warning: {}\n", warning.get<std::string>());
   return text;
 }
@@ -177,15 +184,17 @@ std::string show_devmap(const json& devmap) {
   const auto add = [](Table& table, const std::string& map, const json& entry) {
     std::vector<std::string> chain = entry["chain"];
     const bool program = entry.contains("program");
-    table.add({map, std::to_string(entry["key"].get<unsigned>()), entry["port"], entry["device"], std::to_string(entry["ifindex"].get<unsigned>()),
-               program ? std::to_string(entry["program"]["id"].get<unsigned>()) : "-", program ? entry["program"]["name"].get<std::string>() : "-",
+    table.add({map, std::to_string(entry["key"].get<unsigned>()), entry["port"], entry["device"],
+               std::to_string(entry["ifindex"].get<unsigned>()), program ? std::to_string(entry["program"]["id"].get<unsigned>()) : "-",
+               program ? entry["program"]["name"].get<std::string>() : "-",
                chain.empty() ? "-" : fmt::format("{}", fmt::join(chain, " > "))});
   };
   Table table({"map", "key", "port", "device", "ifindex", "prog_id", "prog_name", "egress chain"});
   for (const json& entry : devmap["ports"]) add(table, "ports", entry);
   for (const json& group : devmap["groups"]) {
     const std::string name = group["name"].get<std::string>();
-    for (const json& entry : group["entries"]) add(table, fmt::format("group {}{}{}", group["group"].get<unsigned>(), name.empty() ? "" : " ", name), entry);
+    for (const json& entry : group["entries"])
+      add(table, fmt::format("group {}{}{}", group["group"].get<unsigned>(), name.empty() ? "" : " ", name), entry);
   }
   return table.text();
 }
@@ -196,14 +205,15 @@ std::string show_plugins(const weir::Registry& registry) {
     const weir::Plugin& plugin = *registry.plugin(name);
     table.add({name, "plugin", plugin.kernel_half != nullptr && !plugin.kernel_half().empty() ? "kernel, user" : "user", plugin.says});
   }
-  for (const std::string& name : registry.egress_programs()) table.add({name, "egress program", "kernel, user", registry.egress_module(name)->host->says});
+  for (const std::string& name : registry.egress_programs())
+    table.add({name, "egress program", "kernel, user", registry.egress_module(name)->host->says});
   return table.text();
 }
 
 std::string show_plugin(const weir::Registry& registry, const std::string& name) {
   if (const weir::Plugin* plugin = registry.plugin(name))
-    return fmt::format("{}: {}\nkeys:{}\n{}{}{}{}", name, plugin->says, plugin->keys.empty() ? " none" : "", keys_text(plugin->keys), line_of("drops", plugin->drops),
-                       line_of("counters", plugin->counters), line_of("punts", plugin->punts));
+    return fmt::format("{}: {}\nkeys:{}\n{}{}{}{}", name, plugin->says, plugin->keys.empty() ? " none" : "", keys_text(plugin->keys),
+                       line_of("drops", plugin->drops), line_of("counters", plugin->counters), line_of("punts", plugin->punts));
   if (const weir::EgressModule* module = registry.egress_module(name)) {
     const weir::Schema& keys = *registry.egress(name);
     return fmt::format("{}: {} (egress program)\nkeys:{}\n{}{}{}", name, module->host->says, keys.empty() ? " none" : "", keys_text(keys),
@@ -216,11 +226,20 @@ json plugins_json(const weir::Registry& registry) {
   json all{{"plugins", json::array()}, {"egress", json::array()}};
   for (const std::string& name : registry.stages()) {
     const weir::Plugin& plugin = *registry.plugin(name);
-    all["plugins"].push_back({{"name", name}, {"says", plugin.says}, {"keys", key_names(plugin.keys)}, {"drops", plugin.drops}, {"counters", plugin.counters}, {"punts", plugin.punts}});
+    all["plugins"].push_back({{"name", name},
+                              {"says", plugin.says},
+                              {"keys", key_names(plugin.keys)},
+                              {"drops", plugin.drops},
+                              {"counters", plugin.counters},
+                              {"punts", plugin.punts}});
   }
   for (const std::string& name : registry.egress_programs()) {
     const egress_program& host = *registry.egress_module(name)->host;
-    all["egress"].push_back({{"name", name}, {"says", host.says}, {"keys", key_names(*registry.egress(name))}, {"drops", strings(host.drops)}, {"counters", strings(host.counters)}});
+    all["egress"].push_back({{"name", name},
+                             {"says", host.says},
+                             {"keys", key_names(*registry.egress(name))},
+                             {"drops", strings(host.drops)},
+                             {"counters", strings(host.counters)}});
   }
   return all;
 }

@@ -51,7 +51,7 @@ enum weir_port_counter {
 };
 
 struct account {
-	__u64 frames;			/* port: received; egress: seen */
+	__u64 frames;			/* port: received */
 	__u64 bytes;			/* the same frames */
 	__u64 tx;			/* port: handed to the device */
 	__u64 tx_bytes;			/* user rows only: the tracepoint does not know lengths */

@@ -11,13 +11,15 @@ enum weir_go {
 };
 
 struct ingress_link {
+	__u64 mark;	/* generic mode: see struct to_stack_link; 0: native */
 	__u32 port;	/* slot: key of the map "ports" */
 	__u32 block;	/* of the port in the accounts */
 	__u32 blocks;	/* per row of the accounts */
 	__u32 sockets;	/* first key of the port in the map "sockets" */
 	__u32 queues;	/* how many keys it has there */
-	__u32 go;	/* enum weir_go */
+	__u32 go;	/* enum weir_go; unused where the first stage is part of the ingress program */
 	__u32 next;
+	__u32 unused;
 };
 
 struct stage_link {
@@ -41,15 +43,16 @@ struct trace_link {
 	__u32 blocks;
 };
 
+#define WEIR_NEAR_DEVICES 4096	/* ifindexes that are looked up in an array */
+
 #define WEIR_NO_NEXT 0xffffffffu
 
-/* Per CPU, written by the ingress program, read by the stages behind it. */
+/* Per CPU, written before the first tail call, read by the stages behind it. */
 struct scratch {
 	__u32 port;
 	__u32 block;	/* of the port in the accounts */
 	__u32 sockets;
 	__u32 queues;
-	__u32 injected;	/* frames that user space has just given to the host stack, and that generic XDP will show to the ingress program again */
 };
 
 /* In front of the bytes of a punted frame. */

@@ -23,5 +23,7 @@ struct to_stack_ring {
 };
 
 struct to_stack_link {
-	__u32 generic;	/* the port's ingress program runs in generic mode, and will see each frame again */
+	/* Where the port's ingress program runs in generic mode, it will see each frame again on the way up, perhaps on another CPU. It knows
+	 * such a frame by this number in front of its bytes: random, so that what an earlier frame left there is not taken for it. 0: native. */
+	__u64 mark;
 };

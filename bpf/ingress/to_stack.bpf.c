@@ -3,7 +3,6 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-#include "bpf/abi/link.h"
 #include "bpf/abi/to_stack.h"
 
 struct {
@@ -21,14 +20,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct to_stack_ring);
 } ring SEC(".maps");
-
-/* The instance's: see struct scratch. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct scratch);
-} scratch SEC(".maps");
 
 const volatile struct to_stack_link to_stack_link SEC(".rodata.weir");
 
@@ -55,15 +46,28 @@ static __always_inline void release(struct to_stack_ring *state)
 	asm volatile("" : : "r"(before));
 }
 
+/* In the headroom, and not as metadata: that would be the business of whoever comes next. */
+static __always_inline int mark(struct xdp_md *ctx)
+{
+	__u64 *at;
+
+	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*at)))
+		return -1;
+	at = (void *)(long)ctx->data_meta;
+	if ((void *)(at + 1) > (void *)(long)ctx->data)
+		return -1;
+	*at = to_stack_link.mark;
+	return bpf_xdp_adjust_meta(ctx, sizeof(*at));
+}
+
 SEC("xdp") int to_stack(struct xdp_md *ctx)
 {
 	__u32 zero = 0, key;
 	struct to_stack_ring *state = bpf_map_lookup_elem(&ring, &zero);
-	struct scratch *cpu = bpf_map_lookup_elem(&scratch, &zero);
 	struct to_stack_slot *slot;
 	int failed;
 
-	if (!state || !cpu || state->tail == state->head)
+	if (!state || state->tail == state->head)
 		return XDP_DROP; /* no frame of anyone */
 	key = state->tail & (TO_STACK_SLOTS - 1);
 	slot = bpf_map_lookup_elem(&slots, &key);
@@ -73,9 +77,8 @@ SEC("xdp") int to_stack(struct xdp_md *ctx)
 	release(state);
 	if (failed)
 		return XDP_DROP;
-	/* Of one batch the frames go up one after the other on this CPU, before anything else comes in on it. */
-	if (to_stack_link.generic)
-		cpu->injected++;
+	if (to_stack_link.mark && mark(ctx))
+		return XDP_ABORTED; /* cannot be: there is headroom. Shows as xdp_exception */
 	return XDP_PASS;
 }
 

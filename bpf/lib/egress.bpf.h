@@ -102,7 +102,6 @@ static __always_inline int egress_close(struct xdp_md *ctx, struct account *acco
                                                                                                                    \
 		if (!account || !st)                                                                               \
 			return XDP_ABORTED;                                                                        \
-		account->frames++;                                                                                 \
 		return egress_close(ctx, account, name##_body(&frame, (const config_type *)&egress_config, st));   \
 	}                                                                                                          \
 	SEC("xdp/devmap") int name(struct xdp_md *ctx) { return name##_run(ctx); }                                  \

@@ -68,7 +68,8 @@ struct {
 
 struct stage_frame {
 	struct xdp_md *ctx;
-	struct scratch *scratch;
+	struct scratch *scratch;	/* the ingress program's own until the first tail call, then this CPU's */
+	int fresh;			/* it is still the ingress program's own */
 	struct account *port;	/* of the port that the frame came in by */
 	struct account *stage;	/* that decides; null in the ingress program, and once a stage has let the frame go on */
 };
@@ -168,6 +169,13 @@ static __always_inline int go_on(struct stage_frame *frame, __u32 go, __u32 next
 		return end_with_punt(frame, next, 0);
 	if (go == WEIR_GO_STACK)
 		return end_with(frame, WEIR_TO_STACK, XDP_PASS);
+	if (frame->fresh) {
+		__u32 zero = 0;
+		struct scratch *cpu = bpf_map_lookup_elem(&scratch, &zero);
+
+		if (cpu)
+			*cpu = *frame->scratch;
+	}
 	bpf_tail_call(frame->ctx, &stages, next);
 	return end_with_drop(frame, WEIR_DROP_NO_STAGE);
 }

@@ -60,27 +60,27 @@ std::unexpected<Error> fail_errno(int err, std::string what);
 }  // namespace weir
 
 // The value of a Result, or return its error from the enclosing function.
-#define TRY(expression)                                                     \
-  ({                                                                        \
-    auto try_result_ = (expression);                                        \
+#define TRY(expression)                                                       \
+  ({                                                                          \
+    auto try_result_ = (expression);                                          \
     if (!try_result_) return std::unexpected(std::move(try_result_).error()); \
-    std::move(*try_result_);                                                \
+    std::move(*try_result_);                                                  \
   })
 
 // The same for Result<void>, and with a word on what was being done.
-#define TRY_VOID(expression)                                                \
-  do {                                                                      \
-    auto try_result_ = (expression);                                        \
+#define TRY_VOID(expression)                                                  \
+  do {                                                                        \
+    auto try_result_ = (expression);                                          \
     if (!try_result_) return std::unexpected(std::move(try_result_).error()); \
   } while (false)
-#define TRY_WITHIN(outer, expression)                                                     \
-  ({                                                                                      \
-    auto try_result_ = (expression);                                                      \
+#define TRY_WITHIN(outer, expression)                                                       \
+  ({                                                                                        \
+    auto try_result_ = (expression);                                                        \
     if (!try_result_) return std::unexpected(std::move(try_result_).error().within(outer)); \
-    std::move(*try_result_);                                                              \
+    std::move(*try_result_);                                                                \
   })
-#define TRY_WITHIN_VOID(outer, expression)                                                \
-  do {                                                                                    \
-    auto try_result_ = (expression);                                                      \
+#define TRY_WITHIN_VOID(outer, expression)                                                  \
+  do {                                                                                      \
+    auto try_result_ = (expression);                                                        \
     if (!try_result_) return std::unexpected(std::move(try_result_).error().within(outer)); \
   } while (false)

@@ -48,10 +48,10 @@ struct Strong {
   friend constexpr auto operator<=>(Strong, Strong) = default;
 };
 
-using Ifindex = Strong<u32, struct IfindexTag>;     // the kernel's number of a netdev, within its network namespace
-using QueueId = Strong<u32, struct QueueIdTag>;     // rx/tx lane of a port
-using PortSlot = Strong<u16, struct PortSlotTag>;   // index of a port in this instance: devmap key and counter block
-using GroupSlot = Strong<u16, struct GroupSlotTag>; // index of a group in this instance
+using Ifindex = Strong<u32, struct IfindexTag>;      // the kernel's number of a netdev, within its network namespace
+using QueueId = Strong<u32, struct QueueIdTag>;      // rx/tx lane of a port
+using PortSlot = Strong<u16, struct PortSlotTag>;    // index of a port in this instance: devmap key and counter block
+using GroupSlot = Strong<u16, struct GroupSlotTag>;  // index of a group in this instance
 
 constexpr std::size_t cache_line = 64;
 

@@ -16,8 +16,8 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int patience_ms = 1000;              // for a client that has connected and says nothing
-constexpr std::size_t longest = 4 << 20;       // bytes of a message
+constexpr int patience_ms = 1000;         // for a client that has connected and says nothing
+constexpr std::size_t longest = 4 << 20;  // bytes of a message
 
 Result<sockaddr_un> address_of(const std::string& path) {
   sockaddr_un address{};
@@ -30,7 +30,8 @@ Result<sockaddr_un> address_of(const std::string& path) {
 // A packet is as long as the socket's send buffer allows: 212,992 bytes by default, and root may have more.
 void allow_long_packets(int fd) {
   const int bytes = longest;
-  if (::setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof bytes) != 0) ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+  if (::setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof bytes) != 0)
+    ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
 }
 
 Result<std::string> receive(int fd, int timeout_ms) {
@@ -58,8 +59,8 @@ Result<ControlSocket> ControlSocket::listen(const std::string& instance) {
   const sockaddr_un address = TRY(address_of(path));
   Fd listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   ::unlink(path.c_str());  // of an instance that was killed: the lock is ours
-  if (!listener || ::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 || ::chmod(path.c_str(), 0600) != 0 ||
-      ::listen(listener.get(), 16) != 0)
+  if (!listener || ::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+      ::chmod(path.c_str(), 0600) != 0 || ::listen(listener.get(), 16) != 0)
     return fail_errno(errno, fmt::format("open the control socket {}", path));
   return ControlSocket(path, std::move(listener));
 }

@@ -32,16 +32,18 @@ std::string queue_problem(const PortConfig& port, const Netdev& netdev) {
     return fmt::format("port {}: device {} has {} queues, weir serves at most {}: ethtool -L {} combined {}", port.name, netdev.name,
                        netdev.queues, KernelSide::max_queues, netdev.name, KernelSide::max_queues);
   if (wanted == netdev.queues) return "";
-  return fmt::format("port {}: queues = {}, but device {} has {}: frames of a queue without a socket would be lost; set queues = \"all\", or: "
-                     "ethtool -L {} combined {}",
-                     port.name, wanted, netdev.name, netdev.queues, netdev.name, wanted);
+  return fmt::format(
+      "port {}: queues = {}, but device {} has {}: frames of a queue without a socket would be lost; set queues = \"all\", or: "
+      "ethtool -L {} combined {}",
+      port.name, wanted, netdev.name, netdev.queues, netdev.name, wanted);
 }
 
 // The kernel loses what is redirected to a veth whose peer polls no NAPI; what user space sends there arrives.
 std::string napi_warning(const PortConfig& port, const Netdev& netdev, const PeerNapi& napi) {
-  return fmt::format("port {}: the peer of {}, {}{}, has neither GRO nor an XDP program and would lose what is redirected to it: frames for this "
-                     "port take the slower way through user space until, there: ethtool -K {} gro on",
-                     port.name, netdev.name, napi.name, napi.netns.empty() ? "" : " in namespace " + napi.netns, napi.name);
+  return fmt::format(
+      "port {}: the peer of {}, {}{}, has neither GRO nor an XDP program and would lose what is redirected to it: frames for this "
+      "port take the slower way through user space until, there: ethtool -K {} gro on",
+      port.name, netdev.name, napi.name, napi.netns.empty() ? "" : " in namespace " + napi.netns, napi.name);
 }
 
 }  // namespace

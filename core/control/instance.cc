@@ -73,8 +73,10 @@ Result<> Instance::make_frames() {
 
 // Two runs with the same layout may share counters and tables.
 std::string Instance::layout() const {
-  return fmt::format("{}cpus {} workers {} netns {} user_only {} account {}\n", topology_->fingerprint(), possible_cpus(), worker_count_,
-                     netns_inode(), options_.user_only, sizeof(account));
+  std::string text = fmt::format("{}cpus {} workers {} netns {} user_only {} account {}\nifindex", topology_->fingerprint(),
+                                 possible_cpus(), worker_count_, netns_inode(), options_.user_only, sizeof(account));
+  for (const Device& device : devices_) text += fmt::format(" {}", device.netdev.ifindex.value);
+  return text + "\n";
 }
 
 Result<> Instance::make_kernel() {
@@ -85,7 +87,8 @@ Result<> Instance::make_kernel() {
   }
   PinFolder pins = TRY(PinFolder::open(name()));
   adopted_ = pins.found() && noted_layout(name()) == layout();
-  kernel_ = TRY(KernelSide::create(std::move(pins), {.cpus = cpus, .rows = rows, .blocks = blocks, .netns = netns_inode(), .adopt = adopted_}));
+  kernel_ =
+      TRY(KernelSide::create(std::move(pins), {.cpus = cpus, .rows = rows, .blocks = blocks, .netns = netns_inode(), .adopt = adopted_}));
   path_.emplace(Accounts(TRY(kernel_->accounts()), cpus, rows, blocks));
   if (adopted_) count_process_died();
   return {};
@@ -100,7 +103,8 @@ void Instance::count_process_died() {
     const u32 block = topology_->block(PortSlot{slot});
     const account kernel = path_->accounts.kernel(block), user = path_->accounts.user(block);
     own = &path_->accounts.at(path_->accounts.worker_row(0), block);
-    const u64 arrived = std::max<u64>(kernel.verdict[WEIR_PUNT] - std::min<u64>(kernel.verdict[WEIR_PUNT], kernel.drop[WEIR_DROP_PUNT_FAILED]), user.frames);
+    const u64 arrived = std::max<u64>(
+        kernel.verdict[WEIR_PUNT] - std::min<u64>(kernel.verdict[WEIR_PUNT], kernel.drop[WEIR_DROP_PUNT_FAILED]), user.frames);
     const u64 decided = user.verdict[WEIR_REDIRECT] + user.verdict[WEIR_FLOOD] + user.verdict[WEIR_TO_STACK] + user.verdict[WEIR_DROP];
     own->frames += arrived - user.frames;
     own->verdict[WEIR_DROP] += arrived - std::min(arrived, decided);
@@ -109,10 +113,12 @@ void Instance::count_process_died() {
     sent += user.tx;
     for (u32 reason : {WEIR_DROP_RING_FULL, WEIR_DROP_NO_FRAME, WEIR_DROP_TOO_LONG, WEIR_DROP_DEVICE_DOWN}) sent += user.drop[reason];
     const u32 chain = static_cast<u32>(topology_->config().ports[slot].egress.size());
-    for (u32 place = 0; place < chain; ++place) sent += path_->accounts.user(topology_->egress_block(PortSlot{slot}) + place).verdict[WEIR_DROP];
+    for (u32 place = 0; place < chain; ++place)
+      sent += path_->accounts.user(topology_->egress_block(PortSlot{slot}) + place).verdict[WEIR_DROP];
   }
   // Of a frame between its verdict and a ring nobody knows the port any more. An earlier death's are among the drops already.
-  for (u16 slot = 0; slot < topology_->config().ports.size(); ++slot) sent += path_->accounts.user(topology_->block(PortSlot{slot})).counter[WEIR_PORT_DIED_UNSENT];
+  for (u16 slot = 0; slot < topology_->config().ports.size(); ++slot)
+    sent += path_->accounts.user(topology_->block(PortSlot{slot})).counter[WEIR_PORT_DIED_UNSENT];
   const u64 unsent = collected - std::min(collected, sent);
   own->drop[WEIR_DROP_PROCESS_DIED] += unsent;
   own->counter[WEIR_PORT_DIED_UNSENT] += unsent;
@@ -120,9 +126,8 @@ void Instance::count_process_died() {
 
 bool Instance::in_kernel(const Topology::StagePlan& stage) const {
   if (options_.user_only || stage.plugin->kernel_half == nullptr || stage.plugin->kernel_half().empty()) return false;
-  return std::ranges::any_of(devices_, [&](const Device& device) {
-    return topology_->config().ports[device.slot.value].pipeline == stage.pipeline->name;
-  });
+  return std::ranges::any_of(
+      devices_, [&](const Device& device) { return topology_->config().ports[device.slot.value].pipeline == stage.pipeline->name; });
 }
 
 std::pair<u32, u32> Instance::way_to(const Topology::StagePlan* stage) const {
@@ -132,7 +137,8 @@ std::pair<u32, u32> Instance::way_to(const Topology::StagePlan* stage) const {
 
 Result<> Instance::make_stages() {
   std::vector<Topology::StagePlan>& plans = topology_->stages();
-  for (const PipelineConfig& config : topology_->config().pipelines) path_->pipelines.push_back(std::make_unique<Pipeline>(Pipeline{config.name, {}}));
+  for (const PipelineConfig& config : topology_->config().pipelines)
+    path_->pipelines.push_back(std::make_unique<Pipeline>(Pipeline{config.name, {}}));
   for (Topology::StagePlan& plan : plans) {
     const std::string name = plan.pipeline->name + "." + plan.config->name;
     const auto [go, next] = way_to(plan.last ? nullptr : &plan + 1);
@@ -227,15 +233,17 @@ Result<> Instance::go() {
   if (kernel_) {
     TRY_VOID(kernel_->attach(kernel_ports_));
     std::vector<HostStack::Entry> ports;
-    for (const KernelPort& port : kernel_ports_) ports.push_back({port.slot, port.ifindex, port.mode == Mode::generic});
-    stack_ = TRY(HostStack::create(ports, kernel_->scratch_fd()));
+    for (const KernelPort& port : kernel_ports_)
+      ports.push_back({port.slot, port.ifindex, port.mode == Mode::generic ? kernel_->mark() : 0});
+    stack_ = TRY(HostStack::create(ports));
     path_->stack = stack_.get();
     TRY_VOID(kernel_->pin());
     TRY_VOID(note_layout(name(), layout()));
   }
   for (const KernelPort& port : kernel_ports_)
     if (port.mode == Mode::generic && topology_->config().ports[port.slot.value].mode == Mode::automatic)
-      warnings_.push_back(fmt::format("port {}: the driver of {} has no native XDP; it runs in generic mode, which is slower", port.name, port.device));
+      warnings_.push_back(
+          fmt::format("port {}: the driver of {} has no native XDP; it runs in generic mode, which is slower", port.name, port.device));
   workers_ = TRY(Workers::start(make_runners(), allowed_cpus()));
   return {};
 }

@@ -10,9 +10,9 @@ namespace {
 using nlohmann::json;
 
 // Of enum weir_drop, without the stages' own.
-constexpr std::array drop_names = {"runt",           "no_entry",       "no_group",   "no_socket", "no_stage",   "no_account",
-                                   "redirect_failed", "punt_failed",   "device_refused", "peer_no_napi", "exception", "ring_full",
-                                   "no_frame",       "stack_full",     "stack_failed", "too_long",   "device_down", "process_died"};
+constexpr std::array drop_names = {
+    "runt",         "no_entry",  "no_group",  "no_socket", "no_stage",   "no_account",   "redirect_failed", "punt_failed", "device_refused",
+    "peer_no_napi", "exception", "ring_full", "no_frame",  "stack_full", "stack_failed", "too_long",        "device_down", "process_died"};
 static_assert(drop_names.size() == WEIR_DROP_OWN);
 
 const char* mode_name(Mode mode) { return mode == Mode::native ? "native" : mode == Mode::generic ? "generic" : "auto"; }
@@ -106,13 +106,9 @@ json Instance::port_report(PortSlot slot) const {
 
 json Instance::stage_report(const StageEntry& stage, const std::string& pipeline) const {
   const account kernel = path_->accounts.kernel(stage.block), user = path_->accounts.user(stage.block);
-  json report{{"pipeline", pipeline},
-              {"stage", stage.name},
-              {"plugin", stage.plugin->name},
-              {"kernel", verdicts(kernel, true)},
-              {"user", verdicts(user, false)},
-              {"counters", json::object()},
-              {"gauges", json::object()}};
+  json report{
+      {"pipeline", pipeline},          {"stage", stage.name},        {"plugin", stage.plugin->name}, {"kernel", verdicts(kernel, true)},
+      {"user", verdicts(user, false)}, {"counters", json::object()}, {"gauges", json::object()}};
   for (std::size_t i = 0; i < stage.plugin->counters.size(); ++i)
     report["counters"][stage.plugin->counters[i]] = kernel.counter[i] + user.counter[i];
   for (const auto& [name, value] : stage.stage->gauges()) report["gauges"][name] = value;
@@ -126,12 +122,11 @@ json Instance::egress_report(PortSlot slot) const {
   for (std::size_t place = 0; place < steps.size(); ++place) {
     const EgressChain::Step& step = steps[place];
     const account kernel = path_->accounts.kernel(step.block), user = path_->accounts.user(step.block);
-    json program{{"port", config.name},
-                 {"program", step.program->name},
-                 {"frames", kernel.frames + user.frames},
-                 {"drop", kernel.verdict[WEIR_DROP] + user.verdict[WEIR_DROP]},
-                 {"kernel", kernel.frames},
-                 {"user", user.frames},
+    const u64 in_kernel = kernel.verdict[WEIR_NEXT] + kernel.verdict[WEIR_DROP],
+              in_user = user.verdict[WEIR_NEXT] + user.verdict[WEIR_DROP];
+    json program{{"port", config.name},           {"program", step.program->name},
+                 {"frames", in_kernel + in_user}, {"drop", kernel.verdict[WEIR_DROP] + user.verdict[WEIR_DROP]},
+                 {"kernel", in_kernel},           {"user", in_user},
                  {"counters", json::object()}};
     if (config.driver == Driver::xdp) program["prog_id"] = kernel_->egress(slot)[place].id;
     const u32 rows = path_->accounts.rows();
@@ -152,7 +147,8 @@ json Instance::drops_report() const {
     const PortEntry& port = path_->ports[slot];
     const account kernel = kernel_account(PortSlot{slot}), user = user_account(PortSlot{slot});
     for (u32 reason = 0; reason < WEIR_DROP_OWN; ++reason)
-      if (const u64 frames = kernel.drop[reason] + user.drop[reason]; frames > 0) add_drop(drops, "port " + port.name, drop_names[reason], frames);
+      if (const u64 frames = kernel.drop[reason] + user.drop[reason]; frames > 0)
+        add_drop(drops, "port " + port.name, drop_names[reason], frames);
   }
   for (const auto& pipeline : path_->pipelines)
     for (const StageEntry& stage : pipeline->stages)

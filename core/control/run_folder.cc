@@ -22,7 +22,8 @@ const fs::path folder = "/run/weir";
 std::string layout_path(const std::string& instance) { return folder / (instance + ".layout"); }
 
 bool same_file(int fd, const std::string& path) {
-  struct stat held{}, there{};
+  struct stat held {
+  }, there{};
   return ::fstat(fd, &held) == 0 && ::stat(path.c_str(), &there) == 0 && held.st_ino == there.st_ino;
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// run_folder: /run/weir: one lock, one control socket and one note on the layout of its pins for each instance.
+// run_folder: what is in /run/weir, one lock, one control socket and one note on the layout of its pins for each instance.
 #pragma once
 
 #include <string>

@@ -95,7 +95,8 @@ std::string Topology::fingerprint() const {
     for (const EgressConfig& egress : port.egress) text += " " + egress.program;
     text += "\n";
   }
-  for (const StagePlan& stage : stages_) text += fmt::format("stage {} {} {}\n", stage.pipeline->name, stage.config->name, stage.config->plugin);
+  for (const StagePlan& stage : stages_)
+    text += fmt::format("stage {} {} {}\n", stage.pipeline->name, stage.config->name, stage.config->plugin);
   return text;
 }
 

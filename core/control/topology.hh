@@ -31,7 +31,7 @@ class Topology {
     std::unique_ptr<Stage> stage;  // moves into the data path
     u32 number;                    // in the instance
     u32 block;
-    bool last;                     // of its pipeline
+    bool last;  // of its pipeline
   };
 
   [[nodiscard]] const Config& config() const noexcept { return config_; }

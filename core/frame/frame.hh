@@ -14,12 +14,12 @@ namespace weir {
 // Where a frame's bytes are, how it came in, and what is to become of it. Plain data: it does not own the memory, the runtime does.
 struct Frame {
   u8* data;
-  u32 length;    // bytes, from the link-layer header on
-  PortSlot port; // that it came in by
-  u8 stage;      // in the pipeline, that its user part starts at
-  u8 reason;     // the kernel half's reason to punt it, or 0
-  u8 verdict;    // enum weir_verdict; never WEIR_PUNT
-  u16 argument;  // of the verdict: port, group or reason
+  u32 length;     // bytes, from the link-layer header on
+  PortSlot port;  // that it came in by
+  u8 stage;       // in the pipeline, that its user part starts at
+  u8 reason;      // the kernel half's reason to punt it, or 0
+  u8 verdict;     // enum weir_verdict; never WEIR_PUNT
+  u16 argument;   // of the verdict: port, group or reason
 
   // The T at `offset`, or null when the frame is shorter.
   template <typename T>
@@ -47,16 +47,12 @@ class Burst {
   void to_stack(Frame& frame) noexcept { decide(frame, WEIR_TO_STACK, 0); }
   // Reason: the plugin's own enum, in the order of its declared names.
   template <typename Reason>
-    requires std::is_enum_v<Reason>
-  void drop(Frame& frame, Reason reason) noexcept {
-    decide(frame, WEIR_DROP, static_cast<u16>(WEIR_DROP_OWN + static_cast<u32>(reason)));
-  }
+  requires std::is_enum_v<Reason>
+  void drop(Frame& frame, Reason reason) noexcept { decide(frame, WEIR_DROP, static_cast<u16>(WEIR_DROP_OWN + static_cast<u32>(reason))); }
   // One of the plugin's own counters, by its enum in the order of the declared names.
   template <typename Counter>
-    requires std::is_enum_v<Counter>
-  void count(Counter counter, u64 by = 1) noexcept {
-    account_->counter[static_cast<u32>(counter)] += by;
-  }
+  requires std::is_enum_v<Counter>
+  void count(Counter counter, u64 by = 1) noexcept { account_->counter[static_cast<u32>(counter)] += by; }
 
   // The runtime's side: fill a burst, hand it to a stage, take out what has been decided.
   void push(const Frame& frame) noexcept { frames_[size_++] = frame; }

@@ -37,7 +37,8 @@ u32 FramePool::free() const noexcept {
 }
 
 u32 FrameCache::take(u64* frames, u32 want) noexcept {
-  if (number() < want) set(number() + pool_.take(frames_.data() + number(), std::min(capacity - number(), std::max(want - number(), chunk))));
+  if (number() < want)
+    set(number() + pool_.take(frames_.data() + number(), std::min(capacity - number(), std::max(want - number(), chunk))));
   const u32 given = std::min(want, number());
   std::copy_n(frames_.data() + number() - given, given, frames);
   set(number() - given);

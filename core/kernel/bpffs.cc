@@ -21,7 +21,7 @@ constexpr const char* usual = "/sys/fs/bpf";
 constexpr const char* own = "/run/weir/bpf";
 
 bool is_bpffs(const char* path) {
-  struct statfs info{};
+  struct statfs info {};
   return ::statfs(path, &info) == 0 && static_cast<u64>(info.f_type) == BPF_FS_MAGIC;
 }
 
@@ -74,7 +74,7 @@ std::vector<std::string> PinFolder::names() const {
 void PinFolder::remove_all_but(const std::vector<std::string>& keep) const noexcept {
   for (const std::string& name : names())
     if (std::ranges::find(keep, name) == keep.end()) remove(name);
-  ::rmdir(path_.c_str());                            // fails, rightly, when something is kept
+  ::rmdir(path_.c_str());                          // fails, rightly, when something is kept
   ::rmdir(fs::path(path_).parent_path().c_str());  // other instances
 }
 

@@ -162,7 +162,7 @@ std::vector<std::filesystem::path> network_namespaces() {
   std::vector<fs::path> paths;
   std::set<std::pair<dev_t, ino_t>> seen;  // a namespace has as many paths as it has processes
   const auto add = [&](const fs::path& path) {
-    struct stat info{};
+    struct stat info {};
     if (::stat(path.c_str(), &info) == 0 && seen.emplace(info.st_dev, info.st_ino).second) paths.push_back(path);
   };
   std::error_code error;
@@ -219,7 +219,7 @@ PeerNapi peer_napi(const Netdev& netdev) {
 }
 
 u32 netns_inode() noexcept {
-  struct stat info{};
+  struct stat info {};
   return ::stat("/proc/thread-self/ns/net", &info) == 0 ? static_cast<u32>(info.st_ino) : 0;
 }
 

@@ -99,7 +99,7 @@ Result<BpfObject> BpfObject::open(std::string name, std::span<const u8> elf) {
   LIBBPF_OPTS(bpf_object_open_opts, options, .object_name = "weir");
   bpf_object* object = ::bpf_object__open_mem(elf.data(), elf.size(), &options);
   if (object == nullptr) return fail_errno(errno, fmt::format("open the BPF object of {}", name));
-  return BpfObject(std::move(name), object);
+  return BpfObject(std::move(name), elf, object);
 }
 
 void BpfObject::Close::operator()(bpf_object* object) const noexcept { ::bpf_object__close(object); }
@@ -125,6 +125,16 @@ Result<> BpfObject::use(std::string_view name, int fd) {
   bpf_map* found = map(name);
   if (found == nullptr) return fail("{}: its BPF object has no map {}", name_, name);
   if (int err = ::bpf_map__reuse_fd(found, fd); err != 0) return fail_errno(-err, fmt::format("{}: use map {}", name_, name));
+  return {};
+}
+
+Result<> BpfObject::use_maps_of(const BpfObject& other) {
+  bpf_map* mine = nullptr;
+  bpf_object__for_each_map(mine, object_.get()) {
+    const std::string_view name = ::bpf_map__name(mine);
+    const bpf_map* theirs = other.map(name);
+    if (theirs != nullptr && !name.starts_with(".rodata")) TRY_VOID(use(name, ::bpf_map__fd(theirs)));
+  }
   return {};
 }
 
@@ -155,7 +165,8 @@ Result<> BpfObject::load() {
   if (err == -EPERM || err == -EACCES) {
     if (std::string reason = verifier_reason(); err == -EACCES && !reason.empty())
       return fail("{}: the kernel's verifier refuses its program: {}", name_, reason);
-    return fail_errno(-err, fmt::format("{}: load its BPF programs (weir needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: run it as root)", name_));
+    return fail_errno(-err,
+                      fmt::format("{}: load its BPF programs (weir needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: run it as root)", name_));
   }
   return fail_errno(-err, fmt::format("{}: load its BPF programs: {}", name_, verifier_reason()));
 }

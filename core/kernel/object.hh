@@ -53,13 +53,17 @@ class BpfMap {
 
 class BpfObject {
  public:
-  // Nothing is loaded yet. `name` is for messages.
+  // Nothing is loaded yet. `name` is for messages. `elf` outlives the object.
   static Result<BpfObject> open(std::string name, std::span<const u8> elf);
+  // The same file opened once more, for another of its programs.
+  [[nodiscard]] Result<BpfObject> again() const { return open(name_, elf_); }
 
   [[nodiscard]] bool has_map(std::string_view map) const noexcept;
   [[nodiscard]] Result<MapShape> shape(std::string_view map) const;
   // Use this map in place of the one that the file declares; its shape may differ in the number of entries.
   Result<> use(std::string_view map, int fd);
+  // Use every map of `other`, which is loaded, but its constants.
+  Result<> use_maps_of(const BpfObject& other);
   // The initial value of a section such as ".rodata.weir"; T must be exactly as large.
   template <typename T>
   Result<> constants(std::string_view section, const T& value) {
@@ -79,10 +83,11 @@ class BpfObject {
   struct Close {
     void operator()(bpf_object* object) const noexcept;
   };
-  BpfObject(std::string name, bpf_object* object) : name_(std::move(name)), object_(object) {}
+  BpfObject(std::string name, std::span<const u8> elf, bpf_object* object) : name_(std::move(name)), elf_(elf), object_(object) {}
   Result<> constants(std::string_view section, const void* value, std::size_t size);
   [[nodiscard]] bpf_map* map(std::string_view map) const noexcept;
   std::string name_;
+  std::span<const u8> elf_;
   std::unique_ptr<bpf_object, Close> object_;
 };
 

@@ -35,8 +35,9 @@ Result<XdpLink> XdpLink::attach(int program_fd, Ifindex device, bool native) {
                 program_name(id));
   }
   if (err == ERANGE || err == EINVAL || err == EOPNOTSUPP)
-    return fail_errno(err, "attach XDP: the driver refuses; the usual reasons are an MTU over one page (about 3500) and large receive "
-                           "offload (see the kernel log)");
+    return fail_errno(err,
+                      "attach XDP: the driver refuses; the usual reasons are an MTU over one page (about 3500) and large receive "
+                      "offload (see the kernel log)");
   return fail_errno(err, err == EPERM ? "attach XDP (weir needs CAP_NET_ADMIN: run it as root)" : "attach XDP");
 }
 

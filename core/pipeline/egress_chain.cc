@@ -13,7 +13,6 @@ u32 EgressChain::run(Frame* frames, u32 number, const Accounts& accounts, u32 ro
   for (const Step& step : steps_) {
     account& account = accounts.at(row, step.block);
     u32 kept = 0;
-    account.frames += number;
     for (u32 i = 0; i < number; ++i) {
       egress_frame view{frames[i].data, frames[i].length};
       const u32 verdict = step.program->run(&view, step.config, step.state + row * step.stride);

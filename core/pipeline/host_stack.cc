@@ -54,7 +54,7 @@ class Anchor {
 
 class HostStack::Ring {
  public:
-  static Result<std::unique_ptr<Ring>> create(const Entry& port, int scratch_fd);
+  static Result<std::unique_ptr<Ring>> create(const Entry& port);
 
   // False: full, or a length that cannot go this way.
   bool push(std::span<const u8> bytes) noexcept {
@@ -103,7 +103,7 @@ class HostStack::Ring {
   SpinLock lock_;  // of the workers that push
 };
 
-Result<std::unique_ptr<HostStack::Ring>> HostStack::Ring::create(const Entry& port, int scratch_fd) {
+Result<std::unique_ptr<HostStack::Ring>> HostStack::Ring::create(const Entry& port) {
   std::size_t size = 0;
   const void* elf = to_stack::elf_bytes(&size);
   BpfObject object = TRY(BpfObject::open("to_stack", {static_cast<const u8*>(elf), size}));
@@ -113,8 +113,7 @@ Result<std::unique_ptr<HostStack::Ring>> HostStack::Ring::create(const Entry& po
   made->slot_map_ = TRY(BpfMap::create("slots", slots));
   TRY_VOID(made->object_.use("ring", made->ring_map_.fd()));
   TRY_VOID(made->object_.use("slots", made->slot_map_.fd()));
-  TRY_VOID(made->object_.use("scratch", scratch_fd));
-  TRY_VOID(made->object_.constants(".rodata.weir", to_stack_link{port.generic}));
+  TRY_VOID(made->object_.constants(".rodata.weir", to_stack_link{port.mark}));
   TRY_VOID(made->object_.load());
   made->ring_memory_ = TRY(made->ring_map_.map_memory());
   made->slots_ = TRY(made->slot_map_.map_memory());
@@ -134,11 +133,11 @@ struct HostStack::Worker {
 
 HostStack::HostStack() = default;
 
-Result<std::unique_ptr<HostStack>> HostStack::create(const std::vector<Entry>& ports, int scratch_fd) {
+Result<std::unique_ptr<HostStack>> HostStack::create(const std::vector<Entry>& ports) {
   std::unique_ptr<HostStack> made(new HostStack);
   for (const Entry& port : ports) {
     if (made->rings_.size() <= port.slot.value) made->rings_.resize(port.slot.value + 1u);
-    made->rings_[port.slot.value] = TRY(Ring::create(port, scratch_fd));
+    made->rings_[port.slot.value] = TRY(Ring::create(port));
   }
   made->worker_ = std::make_unique<Worker>();
   made->worker_->thread = std::thread([stack = made.get()] {

@@ -19,10 +19,9 @@ class HostStack final : public StackEntry {
   struct Entry {
     PortSlot slot;
     Ifindex device;
-    bool generic;  // mode of its ingress program
+    u64 mark;  // see struct to_stack_link; 0: its ingress program runs natively
   };
-  // `scratch`: the instance's map of that name.
-  static Result<std::unique_ptr<HostStack>> create(const std::vector<Entry>& ports, int scratch_fd);
+  static Result<std::unique_ptr<HostStack>> create(const std::vector<Entry>& ports);
   HostStack(const HostStack&) = delete;
   // Hands over what waits, then stops.
   ~HostStack() override;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <random>
 
 #include "bpf/abi/account.h"
 #include "bpf/abi/link.h"
@@ -37,6 +38,8 @@ std::string pin_name(std::string name) {
   std::ranges::replace(name, '.', '_');
   return name;
 }
+
+std::string link_pin(const KernelPort& port) { return pin_name("link_" + port.device); }
 
 bpf_devmap_val entry_of(Ifindex device, int program_fd) {
   bpf_devmap_val value{};
@@ -94,6 +97,9 @@ void fill_egress_config(const egress_program& program, const ConfigNode& keys, c
   }
 }
 
+KernelSide::KernelSide(PinFolder pins, const Shape& shape)
+    : pins_(std::move(pins)), shape_(shape), mark_((u64{std::random_device()()} << 32 | std::random_device()()) | 1) {}
+
 Result<std::unique_ptr<KernelSide>> KernelSide::create(PinFolder pins, const Shape& shape) {
   std::unique_ptr<KernelSide> side(new KernelSide(std::move(pins), shape));
   TRY_VOID(side->create_maps());
@@ -119,7 +125,8 @@ Result<> KernelSide::create_maps() {
   sockets_ = TRY(BpfMap::create("sockets", {BPF_MAP_TYPE_XSKMAP, 4, 4, WEIR_MAX_PORTS * max_queues, 0}));
   groups_ = TRY(BpfMap::create("groups", {BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, WEIR_MAX_GROUPS, 0}, ports_.fd()));
   targets_ = TRY(BpfMap::create("targets", {BPF_MAP_TYPE_ARRAY, 4, sizeof(group_targets), WEIR_MAX_GROUPS, 0}));
-  devices_ = TRY(BpfMap::create("devices", {BPF_MAP_TYPE_HASH, 4, 4, WEIR_MAX_PORTS, 0}));
+  devices_ = TRY(BpfMap::create("devices", {BPF_MAP_TYPE_ARRAY, 4, 4, WEIR_NEAR_DEVICES, 0}));
+  far_devices_ = TRY(BpfMap::create("far_devices", {BPF_MAP_TYPE_HASH, 4, 4, WEIR_MAX_PORTS, 0}));
   return {};
 }
 
@@ -127,7 +134,7 @@ Result<> KernelSide::create_maps() {
 Result<> KernelSide::share(BpfObject& object) const {
   const std::pair<const char*, const BpfMap*> shared[] = {{"accounts", &accounts_}, {"scratch", &scratch_}, {"stages", &stages_},
                                                           {"ports", &ports_},       {"sockets", &sockets_}, {"groups", &groups_},
-                                                          {"targets", &targets_},   {"devices", &devices_}};
+                                                          {"targets", &targets_},   {"devices", &devices_}, {"far_devices", &far_devices_}};
   for (const auto& [name, map] : shared)
     if (object.has_map(name)) TRY_VOID(object.use(name, map->fd()));
   return {};
@@ -144,12 +151,13 @@ Result<StageMemory*> KernelSide::open_stage(const KernelStage& stage) {
 
 Result<> KernelSide::load_stage(const KernelStage& stage) {
   StageHalf& half = halves_.at(stage.number);
-  const stage_link link{stage.number, stage.block, shape_.blocks, stage.go, stage.next};
+  half.link = {stage.number, stage.block, shape_.blocks, stage.go, stage.next};
+  const std::string name = half.object->first_program();
   TRY_VOID(share(*half.object));
-  TRY_VOID(half.object->constants(".rodata.weir", link));
-  TRY_VOID(half.object->load());
-  half.program = half.object->program_fd(half.object->first_program());
-  return stages_.set(stage.number, &half.program);
+  TRY_VOID(half.object->constants(".rodata.weir", half.link));
+  TRY_VOID(half.object->load(name));
+  const int program = half.object->program_fd(name);
+  return stages_.set(stage.number, &program);
 }
 
 Result<> KernelSide::load_egress(const KernelPort& port, std::size_t place, const EgressModule& module, int chain_fd, BpfMap& chain) {
@@ -191,7 +199,8 @@ Result<> KernelSide::add_port(const KernelPort& port, const Registry& registry) 
       TRY_VOID(load_egress(port, place, *registry.egress_module((*port.egress)[place].program), chain.fd(), chain));
   }
   TRY_VOID(set_entry(port));
-  return devices_.set(port.ifindex.value, &port.block);
+  const u32 block = port.block + 1;
+  return (port.ifindex.value < WEIR_NEAR_DEVICES ? devices_ : far_devices_).set(port.ifindex.value, &block);
 }
 
 int KernelSide::entry_program(PortSlot port) const noexcept {
@@ -259,13 +268,20 @@ Result<> KernelSide::set_socket(const KernelPort& port, QueueId queue, int socke
   return sockets_.set(first_socket(port) + queue.value, &socket_fd);
 }
 
-Result<KernelSide::Ingress> KernelSide::make_ingress(const KernelPort& port) const {
-  BpfObject object = TRY(BpfObject::open("ingress", elf_of<ingress>()));
-  const ingress_link link{port.slot.value, port.block, shape_.blocks, first_socket(port), port.queues, port.go, port.next};
-  TRY_VOID(share(object));
-  TRY_VOID(object.constants(".rodata.weir", link));
-  TRY_VOID(object.load());
-  return Ingress{std::move(object), {}, pin_name("link_" + port.device), false};
+// The program that a port's device gets: the first stage's own, which the ingress program is part of, or the ingress program alone.
+Result<KernelSide::Ingress> KernelSide::make_ingress(const KernelPort& port, bool native) const {
+  const auto first = port.go == WEIR_GO_STAGE ? halves_.find(port.next) : halves_.end();
+  const bool fused = first != halves_.end();
+  BpfObject object = fused ? TRY(first->second.object->again()) : TRY(BpfObject::open("ingress", elf_of<ingress>()));
+  if (fused) TRY_VOID(object.use_maps_of(*first->second.object));
+  else TRY_VOID(share(object));
+  const std::string name = fused ? object.first_program() + "_entry" : "ingress";
+  if (fused) TRY_VOID(object.constants(".rodata.weir", first->second.link));
+  TRY_VOID(object.constants(".rodata.port", ingress_link{native ? 0 : mark_, port.slot.value, port.block, shape_.blocks, first_socket(port),
+                                                         port.queues, port.go, port.next, 0}));
+  TRY_VOID(object.load(name));
+  const int program = object.program_fd(name);
+  return Ingress{std::move(object), program, {}, link_pin(port), false};
 }
 
 // New devices first: when one refuses, those before it are let go of again and what ran is as it was. Devices that an earlier run left
@@ -274,38 +290,43 @@ Result<> KernelSide::attach(std::vector<KernelPort>& ports) {
   TRY_VOID(trace());
   for (KernelPort& port : ports) TRY_WITHIN_VOID(fmt::format("port {}, device {}", port.name, port.device), attach_port(port, ports));
   for (const Ingress& made : ingress_)
-    if (made.adopted) TRY_VOID(made.link.replace(made.object.program_fd("ingress")));
+    if (made.adopted) TRY_VOID(made.link.replace(made.program));
   return {};
 }
 
 Result<> KernelSide::attach_port(KernelPort& port, std::vector<KernelPort>& ports) {
-  Ingress made = TRY(make_ingress(port));
-  const int program = made.object.program_fd("ingress");
-  Result<XdpLink> link = adopt_link(made.pin, port);
-  made.adopted = link.has_value();
-  if (!link) {
-    pins_.remove(made.pin);  // of another device or mode: it would keep this one busy
-    link = unsupported("not tried");
-    if (port.mode != Mode::generic) link = XdpLink::attach(program, port.ifindex, true);
-    const bool native = link.has_value();
-    if (!native && link.error().failure == Failure::unsupported && port.mode != Mode::native) {
-      TRY_VOID(count_transmits(ports));
-      link = XdpLink::attach(program, port.ifindex, false);
-    }
-    if (link) port.mode = native ? Mode::native : Mode::generic;
+  if (Result<XdpLink> link = adopt_link(port)) {
+    if (port.mode == Mode::generic) TRY_VOID(count_transmits(ports));
+    Ingress made = TRY(make_ingress(port, port.mode == Mode::native));
+    made.link = std::move(*link);
+    made.adopted = true;
+    ingress_.push_back(std::move(made));
+    return {};
   }
-  if (!link && link.error().failure == Failure::unsupported) return fail("{}; set mode = \"auto\" or \"generic\"", link.error().what);
-  made.link = TRY(std::move(link));
-  if (made.adopted && port.mode == Mode::generic) TRY_VOID(count_transmits(ports));
+  pins_.remove(link_pin(port));  // of another device or mode: it would keep this one busy
+  Result<> done = unsupported("not tried");
+  if (port.mode != Mode::generic) done = attach_new(port, true);
+  if (!done && done.error().failure == Failure::unsupported && port.mode != Mode::native) {
+    TRY_VOID(count_transmits(ports));
+    done = attach_new(port, false);
+  }
+  if (!done && done.error().failure == Failure::unsupported) return fail("{}; set mode = \"auto\" or \"generic\"", done.error().what);
+  return done;
+}
+
+Result<> KernelSide::attach_new(KernelPort& port, bool native) {
+  Ingress made = TRY(make_ingress(port, native));
+  made.link = TRY(XdpLink::attach(made.program, port.ifindex, native));
+  port.mode = native ? Mode::native : Mode::generic;
   ingress_.push_back(std::move(made));
   return {};
 }
 
 // The link of an earlier run, in a mode that the port allows.
-Result<XdpLink> KernelSide::adopt_link(const std::string& pin, KernelPort& port) const {
+Result<XdpLink> KernelSide::adopt_link(KernelPort& port) const {
   for (const Mode mode : {Mode::native, Mode::generic}) {
     if (port.mode != Mode::automatic && port.mode != mode) continue;
-    Result<XdpLink> link = XdpLink::adopt(pins_.get(pin), port.ifindex, mode == Mode::native);
+    Result<XdpLink> link = XdpLink::adopt(pins_.get(link_pin(port)), port.ifindex, mode == Mode::native);
     if (!link) continue;
     port.mode = mode;
     return link;

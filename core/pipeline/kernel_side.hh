@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "bpf/abi/link.h"
 #include "core/config/config.hh"
 #include "core/kernel/bpffs.hh"
 #include "core/kernel/object.hh"
@@ -71,11 +72,11 @@ struct KernelPort {
 
 // What it must know of a stage.
 struct KernelStage {
-  std::string name;       // "pipeline.stage"
+  std::string name;  // "pipeline.stage"
   const Plugin* plugin;
   u32 number = 0;
   u32 block = 0;
-  u32 go = 0, next = 0;   // where its frames go next
+  u32 go = 0, next = 0;  // where its frames go next
 };
 
 // Writes the keys of an egress program into its configuration struct. `device`: the address of the port's own device.
@@ -113,6 +114,8 @@ class KernelSide {
   void detach() noexcept;
 
   [[nodiscard]] const std::vector<EgressProgram>& egress(PortSlot port) const { return egress_.at(port.value); }
+  // By which the ingress program of a port in generic mode knows frames that go up the host stack; see bpf/abi/to_stack.h.
+  [[nodiscard]] u64 mark() const noexcept { return mark_; }
   // Every device entry carries a program, and what its last one lets go is what was sent; else the tracepoint says what was sent.
   [[nodiscard]] bool counts_transmits() const noexcept { return counts_transmits_; }
   // What the kernel holds for a port or a member of a group: the ids of its device and of its program; none: no entry.
@@ -121,47 +124,49 @@ class KernelSide {
   };
   [[nodiscard]] std::optional<Entry> entry(PortSlot port) const;
   [[nodiscard]] std::vector<std::pair<PortSlot, Entry>> group_entries(GroupSlot group) const;
-  [[nodiscard]] int scratch_fd() const noexcept { return scratch_.fd(); }
   [[nodiscard]] const std::string& pin_path() const noexcept { return pins_.path(); }
 
  private:
   struct StageHalf {
     std::unique_ptr<BpfObject> object;
     std::unique_ptr<KernelMemory> memory;
-    int program = -1;
+    stage_link link{};
   };
   struct Ingress {
     BpfObject object;
+    int program = -1;
     XdpLink link;
     std::string pin;
     bool adopted = false;
   };
-  KernelSide(PinFolder pins, const Shape& shape) : pins_(std::move(pins)), shape_(shape) {}
+  KernelSide(PinFolder pins, const Shape& shape);
   Result<> create_maps();
   Result<> trace();
   Result<> share(BpfObject& object) const;
   Result<> load_egress(const KernelPort& port, std::size_t place, const EgressModule& module, int chain_fd, BpfMap& chain);
-  Result<Ingress> make_ingress(const KernelPort& port) const;
+  Result<Ingress> make_ingress(const KernelPort& port, bool native) const;
+  Result<> attach_new(KernelPort& port, bool native);
   Result<> attach_port(KernelPort& port, std::vector<KernelPort>& ports);
-  Result<XdpLink> adopt_link(const std::string& pin, KernelPort& port) const;
+  Result<XdpLink> adopt_link(KernelPort& port) const;
   Result<> count_transmits(const std::vector<KernelPort>& ports);
   [[nodiscard]] int entry_program(PortSlot port) const noexcept;
   [[nodiscard]] u32 first_socket(const KernelPort& port) const noexcept { return port.slot.value * max_queues; }
 
   PinFolder pins_;
   Shape shape_;
+  u64 mark_;
   BpfMap accounts_, scratch_, stages_, ports_, sockets_, groups_, targets_;
   std::vector<BpfMap> group_maps_;
   std::vector<std::vector<PortSlot>> group_members_;
   std::vector<BpfMap> chains_;
-  std::map<u32, StageHalf> halves_;  // by stage number
-  std::vector<std::vector<EgressProgram>> egress_;  // by port slot; the configured ones
+  std::map<u32, StageHalf> halves_;                   // by stage number
+  std::vector<std::vector<EgressProgram>> egress_;    // by port slot; the configured ones
   std::vector<std::unique_ptr<BpfObject>> transmit_;  // by port slot; on entries of ports without a chain, see count_transmits()
   bool counts_transmits_ = false;
   std::vector<Ingress> ingress_;
   std::optional<BpfObject> trace_;
   std::vector<std::pair<std::string, Fd>> trace_links_;
-  BpfMap devices_;
+  BpfMap devices_, far_devices_;
   std::vector<std::string> pin_names_;
 };
 

@@ -22,11 +22,8 @@ void add(std::atomic<u32>& to, u32 number) noexcept { to.store(to.load(std::memo
 
 Result<std::unique_ptr<Umem>> Umem::create(FramePool& pool) {
   std::unique_ptr<Umem> umem(new Umem(pool));
-  const xsk_umem_config config{.fill_size = XskSocket::ring_size,
-                               .comp_size = XskSocket::ring_size,
-                               .frame_size = pool.size(),
-                               .frame_headroom = 0,
-                               .flags = 0};
+  const xsk_umem_config config{
+      .fill_size = XskSocket::ring_size, .comp_size = XskSocket::ring_size, .frame_size = pool.size(), .frame_headroom = 0, .flags = 0};
   int err = ::xsk_umem__create(&umem->umem_, pool.base(), pool.bytes(), &umem->first_fill_, &umem->first_completion_, &config);
   if (err == 0) return umem;
   const char* remedy = err == -EPERM || err == -EACCES ? " (weir needs CAP_NET_RAW: run it as root)"
@@ -39,8 +36,8 @@ Umem::~Umem() {
   if (umem_ != nullptr) ::xsk_umem__delete(umem_);
 }
 
-Result<std::unique_ptr<XskSocket>> XskSocket::bind(Umem& umem, const std::string& device, QueueId queue, PortSlot port,
-                                                   ZeroCopy zero_copy, u32 fill) {
+Result<std::unique_ptr<XskSocket>> XskSocket::bind(Umem& umem, const std::string& device, QueueId queue, PortSlot port, ZeroCopy zero_copy,
+                                                   u32 fill) {
   std::unique_ptr<XskSocket> socket(new XskSocket(umem, port));
   const bool first = !umem.first_taken_;
   socket->fill_ = first ? &umem.first_fill_ : &socket->own_fill_;
@@ -98,8 +95,13 @@ void XskSocket::refill(FrameCache& cache) noexcept {
 // The metadata in front of the bytes says where the kernel half stopped. It is cleared, because a driver without metadata would
 // leave an old frame's there.
 Frame XskSocket::frame_of(const xdp_desc& descriptor) const noexcept {
-  Frame frame{.data = pool_.base() + descriptor.addr, .length = descriptor.len, .port = port_, .stage = 0, .reason = 0,
-              .verdict = WEIR_NEXT, .argument = 0};
+  Frame frame{.data = pool_.base() + descriptor.addr,
+              .length = descriptor.len,
+              .port = port_,
+              .stage = 0,
+              .reason = 0,
+              .verdict = WEIR_NEXT,
+              .argument = 0};
   if ((descriptor.addr & (pool_.size() - 1)) < sizeof(punt_meta)) return frame;
   auto* meta = reinterpret_cast<punt_meta*>(frame.data - sizeof(punt_meta));
   if (meta->magic != WEIR_PUNT_MAGIC || meta->port != port_.value) return frame;

@@ -27,7 +27,7 @@ class Runner {
 
   [[nodiscard]] const std::vector<Lane>& lanes() const noexcept { return lanes_; }
   [[nodiscard]] u32 free() const noexcept { return cache_.free(); }
-  [[nodiscard]] u32 held() const noexcept;          // in bursts: none between two polls
+  [[nodiscard]] u32 held() const noexcept;                        // in bursts: none between two polls
   [[nodiscard]] bool unsent() const noexcept { return unsent_; }  // a ring waits for another kick
   [[nodiscard]] FrameCache& cache() noexcept { return cache_; }
 
@@ -54,8 +54,8 @@ class Runner {
   u32 number_, row_;
   FrameCache cache_;
   std::vector<Lane> lanes_;
-  std::vector<Outbox> out_;        // by port
-  std::vector<u16> waiting_;       // ports whose outbox is not empty
+  std::vector<Outbox> out_;   // by port
+  std::vector<u16> waiting_;  // ports whose outbox is not empty
   bool unsent_ = false;
   Burst burst_, part_;
 };

@@ -119,11 +119,13 @@ Result<> L2Switch::read_statics(const ConfigNode& keys, StageContext& context) {
     const u64 address = l2_address(entry.mac("mac").data());
     const PortSlot port = *context.port(entry.string("port"));
     if (address == 0 || l2_multicast(address)) return entry.refuse("mac", "is not the address of one station");
-    if ((members_ >> port.value & 1) == 0) return entry.refuse("port", fmt::format("port \"{}\" is not a member of this switch", entry.string("port")));
+    if ((members_ >> port.value & 1) == 0)
+      return entry.refuse("port", fmt::format("port \"{}\" is not a member of this switch", entry.string("port")));
     if (std::ranges::find(statics_, address, &Static::address) != statics_.end()) return entry.refuse("mac", "is listed twice");
     statics_.push_back({address, port});
   }
-  if (statics_.size() > table_size_) return keys.refuse("static", fmt::format("has {} addresses, more than table_size = {}", statics_.size(), table_size_));
+  if (statics_.size() > table_size_)
+    return keys.refuse("static", fmt::format("has {} addresses, more than table_size = {}", statics_.size(), table_size_));
   return {};
 }
 
@@ -232,7 +234,9 @@ void L2Switch::insert(Burst& burst, u64 address, u32 port) noexcept {
 l2_entry* L2Switch::free_entry(u64 address) const noexcept {
   const u64 hash = l2_hash(address, config_->seed);
   l2_bucket* choices[] = {&table_[l2_first(hash, config_->mask)], &table_[l2_second(hash, config_->mask)]};
-  const auto used = [](const l2_bucket* bucket) { return std::ranges::count_if(bucket->entry, [](const l2_entry& entry) { return entry.word != 0; }); };
+  const auto used = [](const l2_bucket* bucket) {
+    return std::ranges::count_if(bucket->entry, [](const l2_entry& entry) { return entry.word != 0; });
+  };
   l2_bucket* bucket = used(choices[1]) < used(choices[0]) ? choices[1] : choices[0];
   auto at = std::ranges::find(bucket->entry, u64{0}, &l2_entry::word);
   return at == std::end(bucket->entry) ? nullptr : at;
@@ -265,7 +269,8 @@ void L2Switch::tick(u32 now_s) noexcept {
   for (std::size_t i = 0; i < share; ++i, sweep_at_ = (sweep_at_ + 1) % table_.size())
     for (l2_entry& entry : table_[sweep_at_].entry) {
       const u64 word = load(entry.word);
-      if (word == 0 || (word & L2_STATIC) != 0 || now_s - std::atomic_ref(entry.seen_s).load(std::memory_order_relaxed) <= ageing_s_) continue;
+      if (word == 0 || (word & L2_STATIC) != 0 || now_s - std::atomic_ref(entry.seen_s).load(std::memory_order_relaxed) <= ageing_s_)
+        continue;
       std::scoped_lock hold(lock_);
       if (entry.word != word) continue;  // moved just now
       forget(entry);
@@ -278,16 +283,14 @@ void L2Switch::tick(u32 now_s) noexcept {
 
 }  // namespace
 
-WEIR_PLUGIN(
-    .name = "l2_switch",
-    .says = "a learning Ethernet switch",
-    .keys = {Key::list("ports", Key::port(""), 2, WEIR_MAX_PORTS).optional().as("members; left out: all ports of the pipeline"),
-             Key::integer("ageing_s", 1, 86400).otherwise("300").as("an address unheard of for so long is forgotten"),
-             Key::integer("table_size", 1, 1 << 20).otherwise("16384").as("addresses; a full table floods and counts"),
-             Key::integer("max_per_port", 0, 1 << 20).otherwise("0").as("learned addresses of one port; 0: no limit"),
-             Key::list("static", Key::table("", {Key::mac("mac"), Key::port("port")}), 0, 1 << 20).optional().as("addresses that never age and never move")},
-    .drops = {"truncated", "bad_source", "not_a_member", "same_port"},
-    .counters = {"learned", "moved", "table_full", "port_full", "static_moved"},
-    .punts = {"new_address", "moved"},
-    .make = L2Switch::make,
-    .kernel_half = WEIR_KERNEL_HALF(l2_switch))
+WEIR_PLUGIN(.name = "l2_switch", .says = "a learning Ethernet switch",
+            .keys = {Key::list("ports", Key::port(""), 2, WEIR_MAX_PORTS).optional().as("members; left out: all ports of the pipeline"),
+                     Key::integer("ageing_s", 1, 86400).otherwise("300").as("an address unheard of for so long is forgotten"),
+                     Key::integer("table_size", 1, 1 << 20).otherwise("16384").as("addresses; a full table floods and counts"),
+                     Key::integer("max_per_port", 0, 1 << 20).otherwise("0").as("learned addresses of one port; 0: no limit"),
+                     Key::list("static", Key::table("", {Key::mac("mac"), Key::port("port")}), 0, 1 << 20)
+                         .optional()
+                         .as("addresses that never age and never move")},
+            .drops = {"truncated", "bad_source", "not_a_member", "same_port"},
+            .counters = {"learned", "moved", "table_full", "port_full", "static_moved"}, .punts = {"new_address", "moved"},
+            .make = L2Switch::make, .kernel_half = WEIR_KERNEL_HALF(l2_switch))

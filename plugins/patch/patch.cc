@@ -23,7 +23,8 @@ class Patch final : public Stage {
       const u16 a = context.port(left)->value, b = context.port(right)->value;
       if (a == b) return keys.refuse("pairs", fmt::format("port \"{}\" is its own partner; name two ports", left));
       for (const auto& [slot, name] : {std::pair(a, left), std::pair(b, right)})
-        if (made->partner_[slot] != PATCH_NO_PARTNER) return keys.refuse("pairs", fmt::format("port \"{}\" is in two pairs; it may have one partner", name));
+        if (made->partner_[slot] != PATCH_NO_PARTNER)
+          return keys.refuse("pairs", fmt::format("port \"{}\" is in two pairs; it may have one partner", name));
       made->partner_[a] = static_cast<u8>(b);
       made->partner_[b] = static_cast<u8>(a);
     }
@@ -50,10 +51,7 @@ class Patch final : public Stage {
 
 }  // namespace
 
-WEIR_PLUGIN(
-    .name = "patch",
-    .says = "what comes in on one port goes out on its partner",
-    .keys = {Key::list("pairs", Key::list("", Key::port(""), 2, 2), 1, WEIR_MAX_PORTS / 2).as("pairs of ports, each port in at most one")},
-    .drops = {"unpaired"},
-    .make = Patch::make,
-    .kernel_half = WEIR_KERNEL_HALF(patch))
+WEIR_PLUGIN(.name = "patch", .says = "what comes in on one port goes out on its partner",
+            .keys = {Key::list("pairs", Key::list("", Key::port(""), 2, 2), 1, WEIR_MAX_PORTS / 2)
+                         .as("pairs of ports, each port in at most one")},
+            .drops = {"unpaired"}, .make = Patch::make, .kernel_half = WEIR_KERNEL_HALF(patch))

@@ -1,0 +1,442 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""veth: frames per second over veth, contenders in turn, compared as ratios.
+
+    source namespace   forwarder namespace   sink namespace
+       live_source s0 ── f0  contender  f1 ── k0 sink (XDP: counts, drops)
+
+A slot is one contender in one round: it starts, probe frames must arrive whole, then a second of warm-up, then the window. The slots
+of a round lie next to each other in time and share what the machine does meanwhile: ratios are taken within a round, and each round
+starts with another contender. The sink counts only frames that equal what was sent, in the kernel.
+"""
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import platform
+import re
+import secrets
+import shutil
+import signal
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FROM_MAC, TO_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
+SOURCE_CPU, POLLER_CPU = 0, 1
+PLACEMENT = (f"CPU {SOURCE_CPU}: the source and, inline, XDP forwarders and the sink; "
+             f"CPU {POLLER_CPU}: pollers (weir's worker, testpmd's lcores) and what they transmit, up to the sink")
+PROBES, PROBE_LIMIT_S, STOP_LIMIT_S, WARM_UP_S = 32, 15, 10, 1
+TRIES, FOREIGN_LIMIT = 4, 0.03
+DISTURBED = "something else used the CPU"
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+RATIOS = [("weir_kernel", "bare_egress", 0.95), ("weir_kernel", "bare", None), ("weir_kernel", "xdp_bench", None),
+          ("weir_kernel", "bridge", None), ("weir_af_xdp", "testpmd", 1.0), ("weir_af_xdp", "bridge", None),
+          ("bare_egress", "bare", None), ("bare", "null", None)]
+
+
+class CannotRun(Exception):
+    """The contender is not there, or does not work here; says why on one line."""
+
+
+def run(*words, check=True):
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60, check=False)
+    if check and done.returncode != 0:
+        raise RuntimeError(f"{' '.join(map(str, words))}: {done.stderr.strip() or done.stdout.strip() or done.returncode}")
+    return done.stdout
+
+
+def wait_until(claim, limit):
+    deadline = time.monotonic() + limit
+    while not claim():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def udp_frame(size):
+    """A UDP frame with valid checksums whose payload nothing else on the machine would send."""
+    def checksum(data):
+        total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+        while total >> 16:
+            total = (total & 0xFFFF) + (total >> 16)
+        return ~total & 0xFFFF or 0xFFFF
+
+    payload = (secrets.token_bytes(16) * (size // 16 + 1))[:size - 42]
+    addresses = bytes([10, 99, 0, 1, 10, 99, 0, 2])
+    udp = struct.pack("!HHHH", 9000, 9001, 8 + len(payload), 0)
+    sum_udp = checksum(addresses + struct.pack("!HH", 17, 8 + len(payload)) + udp + payload)
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, size - 14, 1, 0, 64, 17, 0) + addresses
+    ip = ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:]
+    return bytes.fromhex(f"{TO_MAC}{FROM_MAC}0800".replace(":", "")) + ip + udp[:6] + struct.pack("!H", sum_udp) + payload
+
+
+class Process:
+    """A program in a namespace; what it says goes to a file, unless it is one that talks. Its input stays open until it stops."""
+
+    def __init__(self, lab, namespace, *words, cpu=POLLER_CPU, talks=False):
+        self.log = open(lab.folder / f"log-{secrets.token_hex(4)}", "w+")
+        self.counted = None  # asks how many frames the egress program has counted, where there is one
+        place = ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", str(cpu), "nsenter", f"--net=/run/netns/{lab.names[namespace]}"]
+        self.popen = subprocess.Popen([*place, *map(str, words)], stdin=subprocess.PIPE, stderr=self.log,
+                                      stdout=subprocess.PIPE if talks else self.log, text=True, env=lab.environment)
+
+    def wait_ready(self):
+        if self.popen.stdout.readline() != "ready\n":
+            self.popen.wait(STOP_LIMIT_S)
+            raise RuntimeError(self.complaint())
+
+    def ask(self):
+        self.popen.stdin.write("\n")
+        self.popen.stdin.flush()
+        return [int(word) for word in self.popen.stdout.readline().split()]
+
+    def ended(self):
+        return self.popen.poll() is not None
+
+    def complaint(self):
+        """The first line in which it complains, or else its first line."""
+        self.log.seek(0)
+        lines = [line.strip() for line in self.log if line.strip()]
+        complaints = [line for line in lines if re.search(r"error|fail|cannot|could ?n.t|unable", line, re.IGNORECASE)]
+        return (complaints + lines + [f"no message, exit code {self.popen.returncode}"])[0]
+
+    def stop(self):
+        with contextlib.suppress(ProcessLookupError):
+            self.popen.terminate()
+        try:
+            self.popen.communicate(timeout=STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+        self.log.close()
+
+
+class Lab:
+    """The namespaces and veths, and all that runs in them; nothing of it is left behind."""
+
+    def __init__(self, build, weir, size):
+        self.id = secrets.token_hex(3)
+        self.bench, self.weir = build / "bench", weir
+        self.names = {role: f"bench-{self.id}-{role}" for role in ("source", "forwarder", "sink")}
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"bench-{self.id}-"))
+        # DPDK keeps its files here; libxdp attaches alone, as cheap as it can, without a dispatcher in front.
+        self.environment = {**os.environ, "RUNTIME_DIRECTORY": str(self.folder), "LIBXDP_SKIP_DISPATCHER": "1"}
+        self.frame = self.folder / "frame"
+        self.frame.write_bytes(udp_frame(size))
+        self.mtu = max(1500, size - 14)
+
+    def __enter__(self):
+        try:
+            for name in self.names.values():
+                run("ip", "netns", "add", name)
+            for role in self.names:
+                for key in ("ipv4.ip_forward=0", "ipv6.conf.all.disable_ipv6=1", "ipv6.conf.default.disable_ipv6=1"):
+                    self.run(role, "sysctl", "-qw", f"net.{key}")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        for name in self.names.values():
+            run("ip", "netns", "del", name, check=False)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def run(self, role, *words, check=True):
+        return run("nsenter", f"--net=/run/netns/{self.names[role]}", *words, check=check)
+
+    def join(self, role, device, peer_role, peer):
+        end = ["mtu", self.mtu, "numtxqueues", 1, "numrxqueues", 1]
+        self.run(role, "ip", "link", "add", device, *end, "type", "veth", "peer", "name", peer, *end, "netns", self.names[peer_role])
+        for where, which in ((role, device), (peer_role, peer)):
+            self.run(where, "ip", "link", "set", which, "up")
+            # A redirect into a veth is lost unless the other end has NAPI: from an XDP program, or from this, once the device is up.
+            self.run(where, "ethtool", "-K", which, "gro", "on")
+
+    @contextlib.contextmanager
+    def wires(self):
+        """Devices for one slot: the kernel frees an AF_XDP socket's queue some time after the socket has gone."""
+        self.join("source", "s0", "forwarder", "f0")
+        try:
+            self.join("forwarder", "f1", "sink", "k0")
+            yield
+        finally:
+            for device in ("f0", "f1"):
+                self.run("forwarder", "ip", "link", "del", device, check=False)
+
+    @contextlib.contextmanager
+    def running(self, role, *words, **options):
+        process = Process(self, role, *words, **options)
+        try:
+            yield process
+        finally:
+            process.stop()
+
+    @contextlib.contextmanager
+    def sink(self, role, device):
+        with self.running(role, self.bench / "reference", "sink", device, self.frame, talks=True) as process:
+            process.wait_ready()
+            yield process
+
+    def forwarder(self, *words, **options):
+        if not shutil.which(words[0]):
+            raise CannotRun(f"{words[0]} is not there")
+        return self.running("forwarder", *words, **options)
+
+
+# Contenders: each forwards from f0 to f1 while its context lasts, and gives the process to watch, if there is one.
+
+def null(_):
+    """Nothing: the sink sits on f0, and the source alone is measured."""
+    return contextlib.nullcontext()
+
+
+def bare(lab):
+    return lab.forwarder(lab.bench / "reference", "bare", "f0", "f1")
+
+
+@contextlib.contextmanager
+def bare_egress(lab):
+    with lab.forwarder(lab.bench / "reference", "bare_egress", "f0", "f1", talks=True) as process:
+        process.wait_ready()
+        process.counted = lambda: process.ask()[3]
+        yield process
+
+
+def weir(lab, egress, *flags):
+    ports = "".join(f'[[port]]\nname = "{name}"\ndevice = "{device}"\npipeline = "p"\negress = {json.dumps(egress)}\n'
+                    for name, device in (("in", "f0"), ("out", "f1")))
+    file = lab.folder / "weir.toml"
+    file.write_text(f'[weir]\nname = "bench-{lab.id}"\nworkers = 1\n{ports}[[pipeline]]\nname = "p"\n'
+                    '[[pipeline.stage]]\nplugin = "patch"\npairs = [["in", "out"]]\n')
+    return lab.forwarder(lab.weir, "run", file, *flags)
+
+
+@contextlib.contextmanager
+def weir_kernel(lab):
+    with weir(lab, ["count"]) as process:
+        stats = [lab.weir, "stats", "--json", "--instance", f"bench-{lab.id}"]
+        process.counted = lambda: sum(row["frames"] for row in json.loads(lab.run("forwarder", *stats))["egress"])
+        yield process
+
+
+def weir_af_xdp(lab):
+    return weir(lab, [], "--user-only")
+
+
+def testpmd(lab):
+    eal = ["--lcores", f"0@{POLLER_CPU},1@{POLLER_CPU}", "--no-huge", "-m", 512, "--no-pci",
+           "--vdev", "net_af_xdp0,iface=f0", "--vdev", "net_af_xdp1,iface=f1"]
+    return lab.forwarder("dpdk-testpmd", *eal, "--", "--forward-mode=io", "--auto-start", "--total-num-mbufs=32768")
+
+
+def xdp_bench(lab):
+    return lab.forwarder("xdp-bench", "redirect-map", "f0", "f1")
+
+
+@contextlib.contextmanager
+def bridge(lab):
+    lab.run("forwarder", "ip", "link", "add", "br0", "type", "bridge", "stp_state", 0, "mcast_snooping", 0)
+    try:
+        for device in ("f0", "f1"):
+            lab.run("forwarder", "ip", "link", "set", device, "master", "br0")
+        lab.run("forwarder", "bridge", "fdb", "add", TO_MAC, "dev", "f1", "master", "static")
+        lab.run("forwarder", "ip", "link", "set", "br0", "up")
+        yield
+    finally:
+        lab.run("forwarder", "ip", "link", "del", "br0")
+
+
+CONTENDERS = {function.__name__: function for function in (null, bare, bare_egress, weir_kernel, weir_af_xdp, testpmd, xdp_bench, bridge)}
+OPTIONAL = {"testpmd", "xdp_bench"}  # other projects' programs: their absence or failure is reported, and is no failure of ours
+
+
+def foreign_seconds():
+    """CPU time that others have used so far: the hypervisor, and processes that are neither ours nor the kernel's."""
+    tick, own, used = os.sysconf("SC_CLK_TCK"), os.getpid(), 0
+    for entry in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            words = entry.read_text().rpartition(")")[2].split()
+            kernels = int(words[1]) in (0, 2) and entry.parent.name != "1"
+            if not kernels and own not in (int(entry.parent.name), int(words[1])):
+                used += sum(map(int, words[11:15]))
+    return (used + int(pathlib.Path("/proc/stat").read_text().split(maxsplit=9)[8])) / tick
+
+
+def probe(lab, sink, watched):
+    """Sends a few frames at a time until all of them come through whole."""
+    deadline = time.monotonic() + PROBE_LIMIT_S
+    while True:
+        if watched and watched.ended():
+            raise CannotRun(watched.complaint())
+        before = sink.ask()[1]
+        with lab.running("source", lab.bench / "live_source", "s0", lab.frame, PROBES, cpu=SOURCE_CPU) as source:
+            source.popen.wait(STOP_LIMIT_S)
+            if source.popen.returncode != 0:
+                raise RuntimeError(source.complaint())
+        if wait_until(lambda: sink.ask()[1] - before == PROBES, 0.1):
+            return
+        if time.monotonic() > deadline:
+            _, whole, other, _ = sink.ask()
+            raise CannotRun(f"never did {PROBES} of {PROBES} probe frames come through whole within {PROBE_LIMIT_S} s "
+                            f"({whole} came whole, {other} changed)" + (f"; it says: {watched.complaint()}" if watched else ""))
+
+
+def measure(lab, name, seconds):
+    """One slot: frames per second, in millions, and the share of the window's CPU time that others took."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lab.wires())
+        sink = stack.enter_context(lab.sink("forwarder", "f0") if name == "null" else lab.sink("sink", "k0"))
+        watched = stack.enter_context(CONTENDERS[name](lab))
+        probe(lab, sink, watched)
+        source = stack.enter_context(lab.running("source", lab.bench / "live_source", "s0", lab.frame, cpu=SOURCE_CPU))
+        time.sleep(WARM_UP_S)
+        foreign, (start, frames, _, _) = foreign_seconds(), sink.ask()
+        time.sleep(seconds)
+        (end, whole, other, _), foreign = sink.ask(), foreign_seconds() - foreign
+        if source.ended():
+            raise RuntimeError(source.complaint())
+        if watched and watched.ended():
+            raise CannotRun(f"ended while it forwarded: {watched.complaint()}")
+        if watched and watched.counted and (counted := watched.counted()) < whole:
+            raise CannotRun(f"its egress program counted {counted} frames, but {whole} came through")
+        if other > whole // 1000:
+            raise CannotRun(f"{other} frames came changed, {whole} whole")
+        return (whole - frames) * 1e3 / (end - start), foreign / seconds
+
+
+def measure_undisturbed(lab, name, seconds):
+    """The figure of a slot in which nobody else used the CPU, or None."""
+    for _ in range(TRIES):
+        mpps, foreign = measure(lab, name, seconds)
+        if foreign <= FOREIGN_LIMIT:
+            return mpps
+    return None
+
+
+def measure_rounds(lab, names, rounds, seconds):
+    """By contender: its figure in each round, None where there is none, and why it does not run."""
+    results = {name: {"mpps": [], "error": None} for name in names}
+    for number in range(rounds):
+        at = number % len(names)
+        for name in names[at:] + names[:at]:
+            result = results[name]
+            mpps = None
+            if not result["error"]:
+                try:
+                    mpps = measure_undisturbed(lab, name, seconds)
+                except CannotRun as reason:
+                    result["error"] = str(reason)
+            result["mpps"].append(mpps)
+            says = f"{mpps:.3f}" if mpps is not None else result["error"] or DISTURBED
+            print(f"round {number + 1}/{rounds} {name}: {says}", file=sys.stderr, flush=True)
+    return results
+
+
+def summarise(results):
+    for result in results.values():
+        figures = [mpps for mpps in result["mpps"] if mpps is not None]
+        result["summary"] = spread(figures)
+        result["disturbed"] = 0 if result["error"] else len(result["mpps"]) - len(figures)
+
+
+def spread(values):
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)} if values else None
+
+
+def ratios(results):
+    made = []
+    for above, below, target in RATIOS:
+        pairs = zip(results.get(above, {}).get("mpps", []), results.get(below, {}).get("mpps", []))
+        values = [one / other for one, other in pairs if one is not None and other]
+        if values:
+            made.append({"ratio": f"{above}/{below}", **spread(values), "rounds": len(values), "target": target})
+    return made
+
+
+def remark(result):
+    if result["error"]:
+        return f"does not run: {result['error']}"
+    return f"{result['disturbed']} of {len(result['mpps'])} rounds left out: {DISTURBED}" if result["disturbed"] else ""
+
+
+def show(report):
+    print(f"bench veth: {report['size']}-byte UDP frames, {report['rounds']} rounds, windows of {report['seconds']:g} s; "
+          f"Linux {report['kernel']}, {report['cpu']}\n{PLACEMENT}\n")
+    print(f"{'contender':<26}{'M frames/s':>11}   min .. max")
+    for name, result in report["contenders"].items():
+        seen = result["summary"]
+        figures = f"{seen['median']:>11.3f}   {seen['min']:.3f} .. {seen['max']:.3f}" if seen else ""
+        print(f"{name:<26}{figures}   {remark(result)}".rstrip())
+    if report["ratios"]:
+        print(f"\n{'ratio within a round':<26}{'median':>11}   min .. max")
+    for row in report["ratios"]:
+        target = f"   target {row['target']:.2f}: {'met' if row['median'] >= row['target'] else 'missed'}" if row["target"] else ""
+        print(f"{row['ratio']:<26}{row['median']:>11.3f}   {row['min']:.3f} .. {row['max']:.3f}   {row['rounds']} rounds{target}")
+
+
+def stop(number, _):
+    for other in STOPS:
+        signal.signal(other, signal.SIG_IGN)  # a second one must not break off the clearing up
+    sys.exit(128 + number)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description="Frames per second over veth, contenders in turn, compared as ratios.")
+    build = pathlib.Path(os.environ.get("WEIR_BUILD", ROOT / "build"))
+    parser.add_argument("--build", type=pathlib.Path, default=build, help="build folder (default: %(default)s)")
+    parser.add_argument("--weir", type=pathlib.Path, help="the weir program (default: apps/weir in the build folder)")
+    parser.add_argument("--contenders", default=",".join(CONTENDERS), help="which, with commas (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2, help="length of a window")
+    parser.add_argument("--size", type=int, default=60, help="bytes of a frame, 60 to 1514")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    given = parser.parse_args()
+    given.contenders = given.contenders.split(",")
+    if unknown := set(given.contenders) - set(CONTENDERS):
+        parser.error(f"no such contender: {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}")
+    if not 60 <= given.size <= 1514 or given.rounds < 1 or given.seconds <= 0:
+        parser.error("--size is 60 to 1514, --rounds at least 1, --seconds above 0")
+    return given
+
+
+def enter_own_mounts():
+    """Goes on in mounts of its own: what a killed contender has pinned goes with them, and the namespaces do when this is killed."""
+    if "WEIR_BENCH_MOUNTS" not in os.environ:
+        os.environ["WEIR_BENCH_MOUNTS"] = "own"
+        os.execvp("unshare", ["unshare", "--mount", sys.executable, *sys.argv])
+    os.makedirs("/run/netns", exist_ok=True)
+    run("mount", "-t", "tmpfs", "tmpfs", "/run/netns")
+    run("mount", "-t", "bpf", "bpf", "/sys/fs/bpf")
+
+
+def main():
+    given = arguments()
+    if os.geteuid() != 0 or not {SOURCE_CPU, POLLER_CPU} <= os.sched_getaffinity(0):
+        sys.exit(f"bench veth: needs root, and CPUs {SOURCE_CPU} and {POLLER_CPU}")
+    enter_own_mounts()
+    for number in STOPS:
+        signal.signal(number, stop)
+    with Lab(given.build.resolve(), (given.weir or given.build / "apps" / "weir").resolve(), given.size) as lab:
+        results = measure_rounds(lab, given.contenders, given.rounds, given.seconds)
+    model = re.findall(r"^model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    summarise(results)
+    report = {"bench": "veth", "size": given.size, "seconds": given.seconds, "rounds": given.rounds, "kernel": platform.release(),
+              "cpu": f"{os.cpu_count()} CPUs {model[0] if model else platform.machine()}", "placement": PLACEMENT,
+              "contenders": results, "ratios": ratios(results)}
+    print(json.dumps(report, indent=2)) if given.json else show(report)
+    return 1 if any((result["error"] or not result["summary"]) and name not in OPTIONAL for name, result in results.items()) else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except RuntimeError as error:
+        sys.exit(f"bench veth: {error}")

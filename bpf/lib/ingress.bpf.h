@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause */
+/* ingress: what happens to every frame of a port first: count it and note where it came in. Included by programs that are attached. */
+#pragma once
+
+#include "bpf/lib/runtime.bpf.h"
+
+#include <linux/if_ether.h>
+
+const volatile struct ingress_link ingress_link SEC(".rodata.port");
+
+/* A frame that user space has given to the host stack, and that generic XDP shows again; see struct to_stack_link. */
+static __always_inline int ingress_seen(struct xdp_md *ctx)
+{
+	__u64 *at;
+	int seen;
+
+	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*at)))
+		return 0;
+	at = (void *)(long)ctx->data_meta;
+	if ((void *)(at + 1) > (void *)(long)ctx->data)
+		return 0;
+	seen = *at == ingress_link.mark;
+	if (seen)
+		*at = 0;
+	bpf_xdp_adjust_meta(ctx, sizeof(*at));
+	return seen;
+}
+
+#define INGRESS_GO_ON (-1)
+
+/* INGRESS_GO_ON, or the action that ends the frame here. `here` lives as long as the frame is in this program. */
+static __always_inline int ingress_enter(struct stage_frame *frame, struct scratch *here)
+{
+	__u64 length = frame_length(frame->ctx);
+
+	if (ingress_link.mark && ingress_seen(frame->ctx))
+		return XDP_PASS;
+	here->port = ingress_link.port;
+	here->block = ingress_link.block;
+	here->sockets = ingress_link.sockets;
+	here->queues = ingress_link.queues;
+	frame->scratch = here;
+	frame->fresh = 1;
+	frame->port = account_of(ingress_link.block, ingress_link.blocks);
+	if (!frame->port)
+		return XDP_ABORTED; /* cannot be: the loader sizes the map. Shows as xdp_exception */
+	frame->port->frames++;
+	frame->port->bytes += length;
+	return length < ETH_HLEN ? end_with_drop(frame, WEIR_DROP_RUNT) : INGRESS_GO_ON;
+}

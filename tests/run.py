@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""run: the test suites by their names, and one count of all.
+
+    tests/run.py [--build build] [unit] [bpf] [netns] [lint]
+
+unit needs no privileges, bpf needs CAP_BPF, netns needs root. What cannot run says what it misses and counts as skipped."""
+import argparse
+import collections
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as xml
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SUITES = ["unit", "bpf", "lint", "netns"]
+PYTHON = "/usr/bin/python3"  # the distribution's, which has the distribution's pytest and scapy
+
+
+def programs(build):
+    """The GoogleTest programs. Test suites whose names begin with Kernel run programs in the kernel."""
+    return sorted(path for path in (build / "tests").rglob("*_tests") if os.access(path, os.X_OK) and path.is_file())
+
+
+def commands(suite, build, report):
+    if suite in ("unit", "bpf"):
+        chosen = "Kernel*" if suite == "bpf" else "-Kernel*"
+        return [[program, f"--gtest_filter={chosen}", f"--gtest_output=xml:{report}.{number}.xml", "--gtest_brief=1"]
+                for number, program in enumerate(programs(build))]
+    return [[PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={report}.xml", ROOT / "tests" / suite]]
+
+
+def read(file):
+    """(name, outcome, why) of each test in a report."""
+    for case in xml.parse(file).getroot().iter("testcase"):
+        name = f"{case.get('classname')}.{case.get('name')}"
+        bad = case.find("failure") if case.find("failure") is not None else case.find("error")
+        skipped = case.find("skipped")
+        if bad is not None:
+            yield name, "failed", bad.get("message", "")
+        elif skipped is not None or case.get("status") == "notrun":
+            yield name, "skipped", (skipped.get("message", "") if skipped is not None else "disabled").strip()
+        else:
+            yield name, "passed", ""
+
+
+def run_suite(suite, build, folder, environment):
+    """Runs a suite with its output on the terminal; the outcome of each of its tests."""
+    results = []
+    todo = commands(suite, build, folder / suite)
+    if not todo:
+        return [(suite, "failed", f"no test programs under {build}: build them first")]
+    for number, command in enumerate(todo):
+        done = subprocess.run(list(map(str, command)), env=environment, check=False)
+        file = folder / (f"{suite}.{number}.xml" if suite in ("unit", "bpf") else f"{suite}.xml")
+        found = list(read(file)) if file.exists() else []
+        results += found
+        if done.returncode not in (0, 5) and not any(outcome == "failed" for _, outcome, _ in found):
+            results.append((f"{suite} {pathlib.Path(command[0]).name}", "failed", f"ended with {done.returncode} and names no test"))
+    return results
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Runs test suites.")
+    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
+    parser.add_argument("suites", nargs="*", choices=[[], *SUITES], metavar="SUITE", help=", ".join(SUITES))
+    arguments = parser.parse_args()
+    environment = {**os.environ, "WEIR_BUILD": str(arguments.build.resolve()), "PYTHONDONTWRITEBYTECODE": "1"}
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for suite in arguments.suites or SUITES:
+            print(f"== {suite}", flush=True)
+            start = time.monotonic()
+            results += run_suite(suite, arguments.build, pathlib.Path(folder), environment)
+            print(f"== {suite}: {time.monotonic() - start:.0f} s", flush=True)
+    for name, outcome, why in results:
+        if outcome != "passed":
+            print(f"{outcome}: {name}: {why.splitlines()[0] if why else ''}")
+    count = collections.Counter(outcome for _, outcome, _ in results)
+    print(f"{count['passed']} passed, {count['failed']} failed, {count['skipped']} skipped")
+    sys.exit(1 if count["failed"] or not results else 0)
+
+
+main()
