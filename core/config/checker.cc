@@ -88,9 +88,7 @@ std::string quoted(std::string_view text) {
   return '"' + one_line(quoted) + '"';
 }
 
-std::string listed(const std::vector<std::string>& names) {
-  return names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", "));
-}
+std::string listed(const std::vector<std::string>& names) { return names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", ")); }
 
 std::vector<std::string> keys_of(const toml::table& table) {
   std::vector<std::string> keys;
@@ -175,8 +173,7 @@ std::optional<ConfigValue> Checker::value(const toml::node& from, const Key& key
     case Key::Type::list:
       return list(from, key, path);
     case Key::Type::table:
-      if (const auto* inner = from.as_table())
-        return ConfigValue{position_of(from), table(*inner, key.inner, path, {}, position_of(from))};
+      if (const auto* inner = from.as_table()) return ConfigValue{position_of(from), table(*inner, key.inner, path, {}, position_of(from))};
       refuse(from, path, "a table");
       return std::nullopt;
   }
@@ -185,8 +182,7 @@ std::optional<ConfigValue> Checker::value(const toml::node& from, const Key& key
 
 std::optional<ConfigValue> Checker::integer(const toml::node& from, const Key& key, const std::string& path) {
   const auto* number = from.as_integer();
-  if (number != nullptr && number->get() >= key.min && number->get() <= key.max)
-    return ConfigValue{position_of(from), i64{number->get()}};
+  if (number != nullptr && number->get() >= key.min && number->get() <= key.max) return ConfigValue{position_of(from), i64{number->get()}};
   refuse(from, path, fmt::format("an integer from {} to {}", key.min, key.max));
   return std::nullopt;
 }

@@ -18,8 +18,8 @@ namespace weir {
 namespace {
 
 static_assert(max_ports == WEIR_MAX_PORTS);
-constexpr std::size_t longest_name = 32;     // names become pins, sockets and counters
-constexpr std::size_t longest_device = 15;   // IFNAMSIZ - 1
+constexpr std::size_t longest_name = 32;    // names become pins, sockets and counters
+constexpr std::size_t longest_device = 15;  // IFNAMSIZ - 1
 
 Schema weir_schema() {
   return {Key::string("name").otherwise("\"weir\"").as("instance: names its pins and its control socket"),
@@ -27,9 +27,7 @@ Schema weir_schema() {
 }
 
 // And "size", which is not a range.
-Schema frames_schema() {
-  return {Key::integer("count", 64, 1 << 20).otherwise("16384").as("frames in the shared umem")};
-}
+Schema frames_schema() { return {Key::integer("count", 64, 1 << 20).otherwise("16384").as("frames in the shared umem")}; }
 
 // Keys of a port under any driver.
 Schema port_schema() {
@@ -42,8 +40,7 @@ const std::vector<std::string> later_drivers{"dpdk", "pcap", "tap"};
 
 // Keys of a port that is a netdev.
 Schema device_schema() {
-  return {Key::string("device").as("the netdev"),
-          Key::string("mode", {"auto", "native", "generic"}).otherwise("\"auto\""),
+  return {Key::string("device").as("the netdev"), Key::string("mode", {"auto", "native", "generic"}).otherwise("\"auto\""),
           Key::string("attach", {"exclusive"}).otherwise("\"exclusive\""),
           Key::string("zero_copy", {"auto", "on", "off"}).otherwise("\"auto\"")};
 }

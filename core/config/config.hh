@@ -28,8 +28,8 @@ struct PortConfig {
   Mode mode = Mode::automatic;
   Attach attach = Attach::exclusive;
   ZeroCopy zero_copy = ZeroCopy::automatic;
-  u32 queues = 0;  // 0: all that the device has
-  std::string pipeline;  // empty: frames only leave here; what comes in goes to the host stack
+  u32 queues = 0;                    // 0: all that the device has
+  std::string pipeline;              // empty: frames only leave here; what comes in goes to the host stack
   std::vector<EgressConfig> egress;  // the chain, in order
   Position at;
 };

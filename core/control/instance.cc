@@ -167,7 +167,7 @@ Result<> Instance::make_ports() {
       entry.port = std::make_unique<NullPort>();
       make_plain_egress(slot, entry.egress);
     } else {
-      TRY_WITHIN_VOID("port " + entry.name, make_kernel_port(*device));
+      TRY_WITHIN_VOID(fmt::format("port {}, device {}", entry.name, device->netdev.name), make_kernel_port(*device));
       for (const EgressProgram& program : kernel_->egress(PortSlot{slot})) entry.egress.append(program.host);
       entry.longest = longest_frame(device->netdev);
     }
@@ -194,6 +194,7 @@ Result<> Instance::make_kernel_port(const Device& device) {
                            .next = next,
                            .egress = &config.egress,
                            .egress_block = topology_->egress_block(device.slot)});
+  TRY_VOID(kernel_->expect_free(kernel_ports_.back()));
   return kernel_->add_port(kernel_ports_.back(), registry_);
 }
 

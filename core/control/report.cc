@@ -83,6 +83,8 @@ json Instance::port_report(PortSlot slot) const {
     port["ifindex"] = at->ifindex.value;
     port["mode"] = mode_name(at->mode);
     port["queues"] = at->queues;
+    port["up"] = at->longest > 0;
+    port["redirectable"] = at->redirectable;
     port["zero_copy"] = static_cast<const XdpPort&>(*path_->ports[slot.value].port).zero_copy();
   }
   port["rx"] = xdp ? kernel.frames : user.frames;

@@ -31,14 +31,20 @@ Result<> serve(Instance& instance, const Fd& stop) {
   const Fd clock(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
   const itimerspec every_second{{1, 0}, {1, 0}};
   if (!clock || ::timerfd_settime(clock.get(), 0, &every_second, nullptr) != 0) return fail_errno(errno, "start the clock");
+  const LinkEvents links = TRY(LinkEvents::open());
   instance.tick();
   fmt::print("weir: {}: forwarding\n", instance.name());
   std::fflush(stdout);
-  std::array<pollfd, 3> wait{{{stop.get(), POLLIN, 0}, {clock.get(), POLLIN, 0}, {socket.descriptor(), POLLIN, 0}}};
+  std::array<pollfd, 4> wait{
+      {{stop.get(), POLLIN, 0}, {clock.get(), POLLIN, 0}, {socket.descriptor(), POLLIN, 0}, {links.descriptor(), POLLIN, 0}}};
   while (true) {
     if (::poll(wait.data(), wait.size(), -1) < 0 && errno != EINTR) return fail_errno(errno, "wait for events");
     if (wait[0].revents != 0) return {};
     if (u64 ticks = 0; wait[1].revents != 0 && ::read(clock.get(), &ticks, sizeof ticks) == sizeof ticks) instance.tick();
+    if (wait[3].revents != 0) {
+      links.forget();
+      instance.watch_devices();
+    }
     if (wait[2].revents != 0) socket.serve([&](const nlohmann::json& question) { return instance.answer(question); });
   }
 }

@@ -3,7 +3,9 @@
 #include "core/kernel/bpffs.hh"
 
 #include <bpf/bpf.h>
+#include <fcntl.h>
 #include <linux/magic.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -19,6 +21,19 @@ namespace fs = std::filesystem;
 
 constexpr const char* usual = "/sys/fs/bpf";
 constexpr const char* own = "/run/weir/bpf";
+
+constexpr const char* gate = "/run/weir/bpf.lock";
+
+// Held while a folder is made or the last one is taken away, so that no instance mounts what another is about to unmount.
+class Gate {
+ public:
+  Gate() : fd_(::open(gate, O_RDWR | O_CREAT | O_CLOEXEC, 0600)) {
+    if (fd_) ::flock(fd_.get(), LOCK_EX);
+  }
+
+ private:
+  Fd fd_;
+};
 
 bool is_bpffs(const char* path) {
   struct statfs info {};
@@ -41,6 +56,7 @@ Result<std::string> find_or_mount() {
 }  // namespace
 
 Result<PinFolder> PinFolder::open(const std::string& instance) {
+  const Gate held;
   PinFolder folder(TRY(find_or_mount()) + "/weir/" + instance);
   std::error_code error;
   folder.found_ = fs::exists(folder.path_, error) && !folder.names().empty();
@@ -72,10 +88,13 @@ std::vector<std::string> PinFolder::names() const {
 }
 
 void PinFolder::remove_all_but(const std::vector<std::string>& keep) const noexcept {
+  const Gate held;
   for (const std::string& name : names())
     if (std::ranges::find(keep, name) == keep.end()) remove(name);
-  ::rmdir(path_.c_str());                          // fails, rightly, when something is kept
-  ::rmdir(fs::path(path_).parent_path().c_str());  // other instances
+  if (::rmdir(path_.c_str()) != 0) return;                          // fails, rightly, when something is kept
+  if (::rmdir(fs::path(path_).parent_path().c_str()) != 0) return;  // other instances
+  if (!path_.starts_with(own)) return;
+  if (::umount(own) == 0) ::rmdir(own);
 }
 
 }  // namespace weir

@@ -218,6 +218,22 @@ PeerNapi peer_napi(const Netdev& netdev) {
   return {};
 }
 
+Result<LinkEvents> LinkEvents::open() {
+  Fd fd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE));
+  sockaddr_nl address{};
+  address.nl_family = AF_NETLINK;
+  address.nl_groups = RTMGRP_LINK;
+  if (!fd || ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
+    return fail_errno(errno, "listen to changes of devices");
+  return LinkEvents(std::move(fd));
+}
+
+void LinkEvents::forget() const noexcept {
+  u8 event[4096];
+  // ENOBUFS says that there were too many for the socket, which is one more reason to look.
+  while (::recv(fd_.get(), event, sizeof event, 0) >= 0 || errno == ENOBUFS) continue;
+}
+
 u32 netns_inode() noexcept {
   struct stat info {};
   return ::stat("/proc/thread-self/ns/net", &info) == 0 ? static_cast<u32>(info.st_ino) : 0;

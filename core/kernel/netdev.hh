@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "core/base/fd.hh"
 #include "core/base/result.hh"
 #include "core/base/types.hh"
 #include "core/config/node.hh"
@@ -34,6 +35,18 @@ struct PeerNapi {
   std::string netns;  // of the peer, as under /run/netns; empty: this one, or one without a name
 };
 PeerNapi peer_napi(const Netdev& netdev);
+
+// Readable when a device of the current network namespace came, went or changed. Several events may be one; forget them before looking.
+class LinkEvents {
+ public:
+  static Result<LinkEvents> open();
+  [[nodiscard]] int descriptor() const noexcept { return fd_.get(); }
+  void forget() const noexcept;
+
+ private:
+  explicit LinkEvents(Fd fd) noexcept : fd_(std::move(fd)) {}
+  Fd fd_;
+};
 
 // Inode of the current network namespace.
 u32 netns_inode() noexcept;

@@ -28,17 +28,20 @@ Result<XdpLink> XdpLink::attach(int program_fd, Ifindex device, bool native) {
   if (link) return XdpLink(std::move(link));
   const int err = errno;
   if (native && err == EOPNOTSUPP) return unsupported("the driver has no native XDP");
-  if (err == EBUSY || err == EEXIST) {
-    u32 id = attached_id(device, true);
-    if (id == 0) id = attached_id(device, false);
-    return fail("another XDP program is attached (id {}, \"{}\"); detach it with: ip link set dev DEVICE xdp off, or stop its owner", id,
-                program_name(id));
-  }
+  if (err == EBUSY || err == EEXIST) TRY_VOID(expect_free(device));
   if (err == ERANGE || err == EINVAL || err == EOPNOTSUPP)
     return fail_errno(err,
                       "attach XDP: the driver refuses; the usual reasons are an MTU over one page (about 3500) and large receive "
                       "offload (see the kernel log)");
   return fail_errno(err, err == EPERM ? "attach XDP (weir needs CAP_NET_ADMIN: run it as root)" : "attach XDP");
+}
+
+Result<> XdpLink::expect_free(Ifindex device) {
+  u32 id = attached_id(device, true);
+  if (id == 0) id = attached_id(device, false);
+  if (id == 0) return {};
+  return fail("another XDP program is attached (id {}, \"{}\"); detach it with: ip link set dev DEVICE xdp off, or stop its owner", id,
+              program_name(id));
 }
 
 Result<XdpLink> XdpLink::adopt(Fd link, Ifindex device, bool native) {

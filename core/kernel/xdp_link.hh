@@ -13,6 +13,8 @@ class XdpLink {
   XdpLink() = default;
   // In the driver (`native`) or in the kernel's generic hook. unsupported: the driver has no native XDP.
   static Result<XdpLink> attach(int program_fd, Ifindex device, bool native);
+  // Fails when a program is attached, with its id and what to do about it.
+  static Result<> expect_free(Ifindex device);
   // A pinned link of an earlier run, if it still holds this device in this mode.
   static Result<XdpLink> adopt(Fd link, Ifindex device, bool native);
 

@@ -322,6 +322,12 @@ Result<> KernelSide::attach_new(KernelPort& port, bool native) {
   return {};
 }
 
+Result<> KernelSide::expect_free(const KernelPort& port) const {
+  for (const bool native : {true, false})
+    if (XdpLink::adopt(pins_.get(link_pin(port)), port.ifindex, native)) return {};
+  return XdpLink::expect_free(port.ifindex);
+}
+
 // The link of an earlier run, in a mode that the port allows.
 Result<XdpLink> KernelSide::adopt_link(KernelPort& port) const {
   for (const Mode mode : {Mode::native, Mode::generic}) {

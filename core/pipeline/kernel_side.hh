@@ -98,6 +98,8 @@ class KernelSide {
   // The kernel half of a stage: first its memory, for Stage::bind(), then load.
   Result<StageMemory*> open_stage(const KernelStage& stage);
   Result<> load_stage(const KernelStage& stage);
+  // Fails when the device carries a program that is not an earlier run's of this instance.
+  [[nodiscard]] Result<> expect_free(const KernelPort& port) const;
   // Loads the chain and makes the device entry.
   Result<> add_port(const KernelPort& port, const Registry& registry);
   // The device entry of a port; again when it became redirectable.
