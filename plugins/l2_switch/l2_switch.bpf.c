@@ -56,10 +56,11 @@ STAGE(l2_switch)
 
 	from = find(source, &word);
 	if (!from) {
-		if (l2_config.full)
+		if (may_learn(frame, port)) {
+			if (!l2_config.full)
+				return punt(L2_NEW_ADDRESS);
 			stage_count(frame, L2_TABLE_FULL);
-		else if (may_learn(frame, port))
-			return punt(L2_NEW_ADDRESS);
+		}
 	} else if (l2_port_of(word) != port) {
 		if (word & L2_STATIC)
 			stage_count(frame, L2_STATIC_MOVED);

@@ -19,6 +19,7 @@
 #include <bit>
 #include <mutex>
 #include <random>
+#include <type_traits>
 
 #include "core/base/spin_lock.hh"
 #include "plugins/l2_switch/l2_switch.h"
@@ -37,10 +38,18 @@ u32 clock_s() {
   return static_cast<u32>(now.tv_sec);
 }
 
-u64 load(const u64& word) noexcept { return std::atomic_ref(const_cast<u64&>(word)).load(std::memory_order_acquire); }
 template <typename T>
-void store(T& to, T value) noexcept {
+T load(T& from) noexcept {
+  return std::atomic_ref(from).load(std::memory_order_acquire);
+}
+template <typename T>
+void store(T& to, std::type_identity_t<T> value) noexcept {
   std::atomic_ref(to).store(value, std::memory_order_release);
+}
+
+l2_entry* free_in(l2_bucket& bucket) noexcept {
+  const auto at = std::ranges::find(bucket.entry, 0u, &l2_entry::word);
+  return at == std::end(bucket.entry) ? nullptr : at;
 }
 
 class L2Switch final : public Stage {
@@ -68,12 +77,16 @@ class L2Switch final : public Stage {
   void learn(Burst& burst, u64 address, u32 port) noexcept;
   void insert(Burst& burst, u64 address, u32 port) noexcept;
   void move(Burst& burst, l2_entry& entry, u64 address, u32 port) noexcept;
-  l2_entry* find(u64 address, u64& word) const noexcept;
+  [[nodiscard]] std::array<l2_bucket*, 2> buckets(u64 address) const noexcept;
+  l2_entry* find(u64 address, __u64& word) const noexcept;
   l2_entry* free_entry(u64 address) const noexcept;
-  void put(l2_entry& entry, u64 word) noexcept;
-  void forget(l2_entry& entry) noexcept;
+  l2_entry* make_room(u64 address) noexcept;
+  void set(l2_entry& entry, u64 word) noexcept;
+  void tally(u64 word, int by) noexcept;
   [[nodiscard]] bool closed(u32 port) const noexcept { return max_per_port_ != 0 && per_port_[port] >= max_per_port_; }
-  void adopt() noexcept;
+  void adopt(u32 now_s, u32 away_s) noexcept;
+  [[nodiscard]] bool adoptable(const l2_entry& entry) const noexcept;
+  Result<> put_statics();
   void publish_limits() noexcept;
 
   // Of the file.
@@ -137,37 +150,62 @@ Result<> L2Switch::bind(StageMemory& memory) {
   if (config_->seed == 0) config_->seed = (u64{std::random_device()()} << 32 | std::random_device()()) | 1;
   config_->mask = buckets - 1;
   config_->group = group_.value;
-  config_->now_s = clock_s();
+  const u32 now_s = clock_s(), away_s = now_s - config_->now_s;
+  store(config_->now_s, now_s);
   store(config_->members, members_);
-  adopt();
+  std::scoped_lock hold(lock_);
+  adopt(now_s, away_s);
+  TRY_VOID(put_statics());
+  publish_limits();
   return {};
 }
 
-// What an earlier run learned stays, as far as its ports are still members; what the file says is put anew.
-void L2Switch::adopt() noexcept {
-  std::scoped_lock hold(lock_);
+// What an earlier run learned stays, as far as the file still allows it. The time without a daemon makes nobody older: its kernel half
+// went on, but on a clock that stood still.
+void L2Switch::adopt(u32 now_s, u32 away_s) noexcept {
   for (l2_bucket& bucket : table_)
     for (l2_entry& entry : bucket.entry) {
       if (entry.word == 0) continue;
-      ++addresses_;
-      if ((entry.word & L2_STATIC) == 0) ++per_port_[l2_port_of(entry.word)];
-      if ((entry.word & L2_STATIC) != 0 || (members_ >> l2_port_of(entry.word) & 1) == 0) forget(entry);
+      if (!adoptable(entry)) {
+        store(entry.word, 0);
+        continue;
+      }
+      tally(entry.word, 1);
+      store(entry.seen_s, std::min(entry.seen_s + away_s, now_s));
     }
-  for (const Static& fixed : statics_) {
-    u64 word = 0;
-    if (l2_entry* learned = find(fixed.address, word)) forget(*learned);
-    // A full pair of buckets, which takes some luck: a learned address makes room.
-    l2_entry* entry = free_entry(fixed.address);
-    if (entry == nullptr) forget(*(entry = &table_[l2_first(l2_hash(fixed.address, config_->seed), config_->mask)].entry[0]));
-    put(*entry, l2_word(fixed.address, fixed.port.value, L2_USED | L2_STATIC));
-  }
-  publish_limits();
 }
 
-l2_entry* L2Switch::find(u64 address, u64& word) const noexcept {
+// Nothing is taken on trust: the earlier run may have ended in the middle of a write, or have been another version.
+bool L2Switch::adoptable(const l2_entry& entry) const noexcept {
+  const u64 address = l2_address_of(entry.word);
+  const u32 port = l2_port_of(entry.word);
+  __u64 word = 0;
+  return (entry.word & 0xff) == L2_USED && address != 0 && !l2_multicast(address) && port < WEIR_MAX_PORTS && (members_ >> port & 1) != 0 &&
+         find(address, word) == &entry && !closed(port) && addresses_ < table_size_ - statics_.size();
+}
+
+Result<> L2Switch::put_statics() {
+  for (const Static& fixed : statics_) {
+    __u64 word = 0;
+    l2_entry* entry = find(fixed.address, word);
+    if (entry == nullptr) entry = free_entry(fixed.address);
+    if (entry == nullptr) entry = make_room(fixed.address);
+    if (entry == nullptr)
+      return fail("put {} static addresses: the buckets of one are full of others; make table_size larger", statics_.size());
+    set(*entry, l2_word(fixed.address, fixed.port.value, L2_USED | L2_STATIC));
+  }
+  return {};
+}
+
+std::array<l2_bucket*, 2> L2Switch::buckets(u64 address) const noexcept {
   const u64 hash = l2_hash(address, config_->seed);
-  if (l2_entry* entry = l2_in(&table_[l2_first(hash, config_->mask)], address, &word)) return entry;
-  return l2_in(&table_[l2_second(hash, config_->mask)], address, &word);
+  return {&table_[l2_first(hash, config_->mask)], &table_[l2_second(hash, config_->mask)]};
+}
+
+l2_entry* L2Switch::find(u64 address, __u64& word) const noexcept {
+  const auto [first, second] = buckets(address);
+  if (l2_entry* entry = l2_in(first, address, &word)) return entry;
+  return l2_in(second, address, &word);
 }
 
 void L2Switch::decide(Burst& burst, Frame& frame) noexcept {
@@ -178,7 +216,7 @@ void L2Switch::decide(Burst& burst, Frame& frame) noexcept {
   l2_decision decision{};
   if (l2_refuse(config_, port, source, destination, &decision) == 0) {
     learn(burst, source, port);
-    u64 to = 0;
+    __u64 to = 0;
     if (!l2_multicast(destination)) find(destination, to);
     decision = l2_forward(port, to);
   }
@@ -195,10 +233,10 @@ void L2Switch::decide(Burst& burst, Frame& frame) noexcept {
 }
 
 void L2Switch::learn(Burst& burst, u64 address, u32 port) noexcept {
-  u64 word = 0;
+  __u64 word = 0;
   if (l2_entry* entry = find(address, word); entry != nullptr && l2_port_of(word) == port) {
-    const u32 now = std::atomic_ref(config_->now_s).load(std::memory_order_relaxed);
-    if (std::atomic_ref(entry->seen_s).load(std::memory_order_relaxed) != now) store(entry->seen_s, now);
+    const u32 now = load(config_->now_s);
+    if (load(entry->seen_s) != now) store(entry->seen_s, now);
     return;
   }
   std::scoped_lock hold(lock_);
@@ -210,8 +248,7 @@ void L2Switch::move(Burst& burst, l2_entry& entry, u64 address, u32 port) noexce
   if (l2_port_of(entry.word) == port) return;
   if ((entry.word & L2_STATIC) != 0) return burst.count(L2_STATIC_MOVED);
   if (closed(port)) return burst.count(L2_PORT_FULL);
-  forget(entry);
-  put(entry, l2_word(address, port, L2_USED));
+  set(entry, l2_word(address, port, L2_USED));
   burst.count(L2_ADDRESS_MOVED);
   publish_limits();
 }
@@ -222,37 +259,55 @@ void L2Switch::insert(Burst& burst, u64 address, u32 port) noexcept {
   if (entry == nullptr) {
     // The kernel half stops to punt until the next tick, also when only this address's buckets are full: a table that is nearly full
     // gets one round of punts a second, not one for every frame.
-    store(config_->full, 1u);
+    store(config_->full, 1);
     return burst.count(L2_TABLE_FULL);
   }
-  put(*entry, l2_word(address, port, L2_USED));
+  set(*entry, l2_word(address, port, L2_USED));
   burst.count(L2_LEARNED);
   publish_limits();
 }
 
-// In the emptier one of the address's two buckets.
+// The first of its buckets where there is room, so that most look-ups end there. When both are full, one of their addresses moves over to
+// its own other bucket: to be first there and then no longer here. A reader that misses it in between floods or punts one frame.
 l2_entry* L2Switch::free_entry(u64 address) const noexcept {
-  const u64 hash = l2_hash(address, config_->seed);
-  l2_bucket* choices[] = {&table_[l2_first(hash, config_->mask)], &table_[l2_second(hash, config_->mask)]};
-  const auto used = [](const l2_bucket* bucket) {
-    return std::ranges::count_if(bucket->entry, [](const l2_entry& entry) { return entry.word != 0; });
-  };
-  l2_bucket* bucket = used(choices[1]) < used(choices[0]) ? choices[1] : choices[0];
-  auto at = std::ranges::find(bucket->entry, u64{0}, &l2_entry::word);
-  return at == std::end(bucket->entry) ? nullptr : at;
+  for (l2_bucket* bucket : buckets(address))
+    if (l2_entry* entry = free_in(*bucket)) return entry;
+  for (l2_bucket* bucket : buckets(address))
+    for (l2_entry& entry : bucket->entry) {
+      const auto [first, second] = buckets(l2_address_of(entry.word));
+      l2_entry* to = free_in(first == bucket ? *second : *first);
+      if (to == nullptr) continue;
+      store(to->seen_s, entry.seen_s);
+      store(to->word, entry.word);
+      store(entry.word, 0);
+      return &entry;
+    }
+  return nullptr;
 }
 
-void L2Switch::put(l2_entry& entry, u64 word) noexcept {
-  store(entry.seen_s, config_->now_s);
-  std::atomic_ref(entry.word).store(word, std::memory_order_release);
-  ++addresses_;
-  if ((word & L2_STATIC) == 0) ++per_port_[l2_port_of(word)];
+// A learned address of its buckets is forgotten.
+l2_entry* L2Switch::make_room(u64 address) noexcept {
+  for (l2_bucket* bucket : buckets(address))
+    for (l2_entry& entry : bucket->entry)
+      if ((entry.word & L2_STATIC) == 0) {
+        set(entry, 0);
+        return &entry;
+      }
+  return nullptr;
 }
 
-void L2Switch::forget(l2_entry& entry) noexcept {
-  --addresses_;
-  if ((entry.word & L2_STATIC) == 0) --per_port_[l2_port_of(entry.word)];
-  std::atomic_ref(entry.word).store(0, std::memory_order_release);
+// One store, so that a reader sees the old word or the new one.
+void L2Switch::set(l2_entry& entry, u64 word) noexcept {
+  tally(entry.word, -1);
+  tally(word, 1);
+  if (word != 0) store(entry.seen_s, load(config_->now_s));
+  store(entry.word, word);
+}
+
+void L2Switch::tally(u64 word, int by) noexcept {
+  if (word == 0) return;
+  addresses_ += static_cast<u64>(by);
+  if ((word & L2_STATIC) == 0) per_port_[l2_port_of(word)] += static_cast<u64>(by);
 }
 
 // Tells the kernel half for which ports there is nothing to learn.
@@ -260,7 +315,7 @@ void L2Switch::publish_limits() noexcept {
   u64 full_ports = 0;
   for (u32 port = 0; port < WEIR_MAX_PORTS; ++port)
     if (closed(port)) full_ports |= u64{1} << port;
-  if (config_->closed != full_ports) store(config_->closed, static_cast<__u64>(full_ports));
+  if (config_->closed != full_ports) store(config_->closed, full_ports);
 }
 
 void L2Switch::tick(u32 now_s) noexcept {
@@ -269,15 +324,14 @@ void L2Switch::tick(u32 now_s) noexcept {
   for (std::size_t i = 0; i < share; ++i, sweep_at_ = (sweep_at_ + 1) % table_.size())
     for (l2_entry& entry : table_[sweep_at_].entry) {
       const u64 word = load(entry.word);
-      if (word == 0 || (word & L2_STATIC) != 0 || now_s - std::atomic_ref(entry.seen_s).load(std::memory_order_relaxed) <= ageing_s_)
-        continue;
+      if (word == 0 || (word & L2_STATIC) != 0 || now_s - load(entry.seen_s) <= ageing_s_) continue;
       std::scoped_lock hold(lock_);
       if (entry.word != word) continue;  // moved just now
-      forget(entry);
+      set(entry, 0);
       ++aged_;
     }
   std::scoped_lock hold(lock_);
-  store(config_->full, addresses_ < table_size_ ? 0u : 1u);
+  store(config_->full, addresses_ < table_size_ ? 0 : 1);
   publish_limits();
 }
 

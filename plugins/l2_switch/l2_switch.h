@@ -72,6 +72,16 @@ static inline __attribute__((always_inline)) __u64 l2_hash(__u64 address, __u64 
 static inline __attribute__((always_inline)) __u32 l2_first(__u64 hash, __u32 mask) { return (__u32)hash & mask; }
 static inline __attribute__((always_inline)) __u32 l2_second(__u64 hash, __u32 mask) { return (__u32)(hash >> 32) & mask; }
 
+/* A word is read at once: a reader on another CPU sees the one before a change or the one behind it. */
+static inline __attribute__((always_inline)) __u64 l2_read(const __u64 *word)
+{
+#ifdef __bpf__
+	return *(const volatile __u64 *)word;	/* clang has no atomic load for BPF */
+#else
+	return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+#endif
+}
+
 /* The entry of an address in a bucket, or null. `word` gets what it was at that moment: a writer may give the entry to another address. */
 static inline __attribute__((always_inline)) struct l2_entry *l2_in(struct l2_bucket *bucket, __u64 address, __u64 *word)
 {
@@ -81,7 +91,7 @@ static inline __attribute__((always_inline)) struct l2_entry *l2_in(struct l2_bu
 #pragma clang loop unroll(full)
 #endif
 	for (i = 0; i < L2_SLOTS; i++) {
-		*word = *(volatile __u64 *)&bucket->entry[i].word;
+		*word = l2_read(&bucket->entry[i].word);
 		if (*word != 0 && l2_address_of(*word) == address)
 			return &bucket->entry[i];
 	}
