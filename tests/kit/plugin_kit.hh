@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// plugin_kit: run a plugin's user half and its kernel half frame by frame, without devices, and see their verdicts.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "bpf/abi/link.h"
+#include "core/base/fd.hh"
+#include "core/base/mapping.hh"
+#include "core/kernel/object.hh"
+#include "core/plugin.hh"
+#include "tests/kit/frames.hh"
+
+// Of the plugin that is linked into the test.
+extern "C" const weir::Plugin& weir_plugin();
+
+namespace weir::kit {
+
+struct Verdict {
+  weir_verdict what = WEIR_NEXT;
+  u32 argument = 0;  // redirect: port; flood: group; punt: reason; drop: WEIR_DROP_OWN and the plugin's reason, or the runtime's
+  friend bool operator==(const Verdict&, const Verdict&) = default;
+};
+std::ostream& operator<<(std::ostream& out, const Verdict& verdict);
+
+inline Verdict next() { return {WEIR_NEXT, 0}; }
+inline Verdict redirect(u32 port) { return {WEIR_REDIRECT, port}; }
+inline Verdict flood(u32 group = 0) { return {WEIR_FLOOD, group}; }
+inline Verdict punt(u32 reason) { return {WEIR_PUNT, reason}; }
+inline Verdict to_stack() { return {WEIR_TO_STACK, 0}; }
+inline Verdict drop(u32 reason) { return {WEIR_DROP, WEIR_DROP_OWN + reason}; }
+
+struct Outcome {
+  Verdict verdict;
+  Packet bytes;
+};
+
+// The surroundings of one stage: the ports of its pipeline, by slot, and behind them ports of no pipeline.
+class FakeContext final : public StageContext {
+ public:
+  explicit FakeContext(std::vector<std::string> ports, std::vector<std::string> elsewhere = {});
+  [[nodiscard]] std::vector<PortSlot> ports() const override;
+  [[nodiscard]] std::optional<PortSlot> port(std::string_view name) const override;
+  [[nodiscard]] std::string_view name(PortSlot port) const override { return names_.at(port.value); }
+  Result<GroupSlot> group(std::span<const PortSlot> ports) override;
+
+  [[nodiscard]] const std::vector<std::string>& names() const noexcept { return names_; }
+  [[nodiscard]] const std::vector<std::vector<PortSlot>>& groups() const noexcept { return groups_; }
+  // The keys of a stage as `weir check` reads them. `text`: TOML; its first line is line 6 of "test.toml".
+  [[nodiscard]] Result<ConfigNode> keys(const Plugin& plugin, std::string_view text) const;
+
+ private:
+  std::vector<std::string> names_;
+  std::size_t own_;
+  std::vector<std::vector<PortSlot>> groups_;
+};
+
+// Ordinary memory, zeroed. A map that is asked for again in the same shape is as it was left: a second run that adopts it.
+class PlainMemory final : public StageMemory {
+ public:
+  template <typename T>
+  T& config() {
+    return array<T>(".data.config", 1)->front();
+  }
+
+ private:
+  struct Held {
+    std::size_t entry;
+    u32 count;
+    Mapping memory;
+  };
+  Result<u8*> bytes(std::string_view map, std::size_t entry, u32 count) override;
+  std::map<std::string, Held, std::less<>> held_;
+};
+
+// A stage, constructed and bound.
+class UserHalf {
+ public:
+  static Result<UserHalf> make(const Plugin& plugin, std::string_view keys, FakeContext& context, StageMemory& memory);
+
+  Outcome run(u32 port, const Packet& bytes) { return std::move(run(std::vector{std::pair(port, bytes)}).front()); }
+  // The frames as one burst, at most Burst::capacity.
+  std::vector<Outcome> run(const std::vector<std::pair<u32, Packet>>& frames);
+
+  [[nodiscard]] Stage& stage() const noexcept { return *stage_; }
+  [[nodiscard]] u64 counter(std::string_view name) const;
+  [[nodiscard]] u64 gauge(std::string_view name) const;
+
+ private:
+  UserHalf(const Plugin& plugin, std::unique_ptr<Stage> stage) : plugin_(&plugin), stage_(std::move(stage)), account_(new account{}) {}
+  const Plugin* plugin_;
+  std::unique_ptr<Stage> stage_;
+  std::unique_ptr<account> account_;
+};
+
+// Why kernel halves cannot be run here; empty when they can.
+std::string no_kernel();
+
+// The kernel half of a plugin, run by BPF_PROG_TEST_RUN: nothing leaves, and its verdict is read from the accounts. Every port has a
+// device entry (of the loopback device, which sees nothing of it) and a socket, every group its members.
+class KernelHalf {
+ public:
+  // First the memory, for Stage::bind(), then load().
+  static Result<std::unique_ptr<KernelHalf>> open(const Plugin& plugin, const FakeContext& context);
+  [[nodiscard]] StageMemory& memory() noexcept { return memory_; }
+  Result<> load();
+
+  // A redirect's port, and a flood's group where there are several, is found by running the frame again with one entry at a time: what
+  // the kernel half itself keeps sees such a frame more than once, its accounts do not. A flood to a group with a single member beside
+  // `port` is a redirect to that one.
+  Result<Outcome> run(u32 port, const Packet& bytes);
+
+  [[nodiscard]] u64 counter(std::string_view name) const;
+
+ private:
+  class Memory final : public StageMemory {
+   public:
+    explicit Memory(BpfObject& object) : object_(object) {}
+
+   private:
+    Result<u8*> bytes(std::string_view map, std::size_t entry, u32 count) override;
+    BpfObject& object_;
+    std::vector<BpfMap> maps_;
+    std::map<std::string, Mapping, std::less<>> memories_;
+  };
+  KernelHalf(const Plugin& plugin, const FakeContext& context, BpfObject object)
+      : plugin_(plugin), context_(context), object_(std::move(object)), memory_(object_) {}
+  Result<> create_maps();
+  Result<> set_groups();
+  Result<> enter_by(u32 port);
+  Result<> only_port(std::optional<u32> port);
+  Result<> only_group(std::optional<u32> group);
+  Result<Verdict> run_once(u32 port, const Packet& bytes, Packet& out);
+  using Only = Result<> (KernelHalf::*)(std::optional<u32>);
+  Result<Verdict> probe(u32 port, const Packet& bytes, weir_verdict what, u32 count, Only only);
+  [[nodiscard]] account sum(u32 block) const noexcept;
+  [[nodiscard]] std::span<account> table() const noexcept {
+    return {reinterpret_cast<account*>(accounts_memory_.data()), possible_cpus() * blocks()};
+  }
+  [[nodiscard]] u32 blocks() const noexcept { return static_cast<u32>(context_.names().size()) + 1; }
+  [[nodiscard]] u32 block() const noexcept { return blocks() - 1; }  // of the stage, behind the ports
+
+  const Plugin& plugin_;
+  const FakeContext& context_;
+  BpfObject object_;
+  Memory memory_;
+  BpfMap accounts_, scratch_, stages_, ports_, sockets_, groups_, targets_;
+  std::vector<BpfMap> members_;
+  std::vector<group_targets> group_targets_;
+  Mapping accounts_memory_;
+  Fd socket_;
+};
+
+}  // namespace weir::kit
