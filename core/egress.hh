@@ -17,11 +17,9 @@ struct EgressModule {
 }  // namespace weir
 
 // One line makes a module of NAME.bpf.c: its host build defines weir_egress_NAME, its skeleton holds the object.
-#define WEIR_EGRESS(program)                                                                     \
-  extern "C" const egress_program weir_egress_##program;                                         \
-  extern "C" __attribute__((visibility("default"))) const char weir_plugin_abi[];                \
-  const char weir_plugin_abi[] = WEIR_PLUGIN_ABI;                                                \
-  extern "C" __attribute__((visibility("default"))) const weir::EgressModule& weir_egress() {    \
-    static const weir::EgressModule module{&weir_egress_##program, WEIR_KERNEL_HALF(program)()}; \
-    return module;                                                                               \
-  }
+#define WEIR_EGRESS(program)                                                              \
+  extern "C" const egress_program weir_egress_##program;                                  \
+  extern "C" __attribute__((visibility("default"))) const char weir_plugin_abi[];         \
+  const char weir_plugin_abi[] = WEIR_PLUGIN_ABI;                                         \
+  extern "C" __attribute__((visibility("default"))) const weir::EgressModule weir_egress; \
+  const weir::EgressModule weir_egress{&weir_egress_##program, WEIR_KERNEL_HALF(program)()};

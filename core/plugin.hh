@@ -8,13 +8,11 @@
 #define WEIR_PLUGIN_ABI "weir-0.1"
 
 // Ends a user half: WEIR_PLUGIN(.name = "patch", .says = "…", .keys = {…}, .drops = {…}, …, .make = …, .kernel_half = …)
-#define WEIR_PLUGIN(...)                                                                \
-  extern "C" __attribute__((visibility("default"))) const char weir_plugin_abi[];       \
-  const char weir_plugin_abi[] = WEIR_PLUGIN_ABI;                                       \
-  extern "C" __attribute__((visibility("default"))) const weir::Plugin& weir_plugin() { \
-    static const weir::Plugin plugin{__VA_ARGS__};                                      \
-    return plugin;                                                                      \
-  }
+#define WEIR_PLUGIN(...)                                                            \
+  extern "C" __attribute__((visibility("default"))) const char weir_plugin_abi[];   \
+  const char weir_plugin_abi[] = WEIR_PLUGIN_ABI;                                   \
+  extern "C" __attribute__((visibility("default"))) const weir::Plugin weir_plugin; \
+  const weir::Plugin weir_plugin{__VA_ARGS__};
 
 // kernel_half for the skeleton that bpftool makes of NAME.bpf.c: include "plugins/NAME/NAME.skel.h" first.
 #define WEIR_KERNEL_HALF(skeleton)                      \

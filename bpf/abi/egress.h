@@ -35,7 +35,7 @@ struct egress_program {
 	__u32 (*run)(struct egress_frame *frame, const void *config, void *state);
 	const struct egress_key *keys;	/* ends with EGRESS_KEY_END */
 	const char *const *drops;	/* reasons, ends with null */
-	const char *const *counters;	/* names of the __u64 that the state consists of, ends with null; none: the state is the program's own affair */
+	const char *const *counters;	/* names of the __u64 that the state consists of, ends with null; none: the state is its own affair */
 	__u32 config_size;
 	__u32 state_size;
 };

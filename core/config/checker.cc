@@ -60,7 +60,7 @@ bool has(const std::vector<std::string>& names, std::string_view name) { return 
 void forget_positions(ConfigValue& value) {
   value.at = {};
   if (auto* elements = std::get_if<std::vector<ConfigValue>>(&value.value)) std::ranges::for_each(*elements, forget_positions);
-  if (auto* keys = std::get_if<Checker::Values>(&value.value))
+  if (auto* keys = std::get_if<ConfigTable>(&value.value))
     for (auto& [name, each] : *keys) forget_positions(each);
 }
 
@@ -121,15 +121,15 @@ ConfigNode Checker::node(const toml::table& from, const Schema& schema, const st
   return {file_ + '\0' + path, at, table(from, schema, path, beside, at)};
 }
 
-Checker::Values Checker::table(const toml::table& from, const Schema& schema, const std::string& path, const Beside& beside, Position at) {
+ConfigTable Checker::table(const toml::table& from, const Schema& schema, const std::string& path, const Beside& beside, Position at) {
   unknown_keys(from, schema, path, beside);
-  Values values;
+  ConfigTable values;
   for (const Key& key : schema) {
     std::optional<ConfigValue> found;
     if (const toml::node* given = from.get(key.name)) found = value(*given, key, join_path(path, key.name));
     else if (key.required) note(at, join_path(path, key.name), fmt::format("is missing{}", key.says.empty() ? "" : ": " + key.says));
     else if (!key.default_text.empty()) found = default_of(key, join_path(path, key.name), at);
-    if (found) values.emplace_back(key.name, std::move(*found));
+    if (found) values.push_back({key.name, std::move(*found)});
   }
   return values;
 }

@@ -25,8 +25,6 @@ namespace weir {
 
 class Checker {
  public:
-  using Values = std::vector<std::pair<std::string, ConfigValue>>;
-
   Checker(std::string file, std::vector<std::string> ports) : file_(std::move(file)), ports_(std::move(ports)) {}
 
   // What a table may have beside the keys of its schema.
@@ -49,7 +47,7 @@ class Checker {
 
  private:
   // A table's values in the order of the schema, defaults filled in. A key that is wrong is left out, and noted.
-  Values table(const toml::table& from, const Schema& schema, const std::string& path, const Beside& beside, Position at);
+  ConfigTable table(const toml::table& from, const Schema& schema, const std::string& path, const Beside& beside, Position at);
   void unknown_keys(const toml::table& from, const Schema& schema, const std::string& path, const Beside& beside);
   std::optional<ConfigValue> default_of(const Key& key, const std::string& path, Position at);
   std::optional<ConfigValue> value(const toml::node& from, const Key& key, const std::string& path);

@@ -7,16 +7,14 @@
 namespace weir {
 namespace {
 
-using Values = std::vector<std::pair<std::string, ConfigValue>>;
-
-const ConfigValue* find(const Values& values, std::string_view key) noexcept {
+const ConfigValue* find(const ConfigTable& values, std::string_view key) noexcept {
   for (const auto& [name, value] : values)
     if (name == key) return &value;
   return nullptr;
 }
 
 template <typename T>
-const T& get(const Values& values, std::string_view key) {
+const T& get(const ConfigTable& values, std::string_view key) {
   const ConfigValue* value = find(values, key);
   if (value == nullptr) broken("a constructor asks for a key that its schema does not declare, or that may be left out");
   const T* typed = std::get_if<T>(&value->value);
@@ -31,7 +29,7 @@ std::string joined(const std::string& path, std::string_view key) {
 
 }  // namespace
 
-ConfigNode::ConfigNode(std::string path, Position at, Values values) : path_(std::move(path)), at_(at), values_(std::move(values)) {}
+ConfigNode::ConfigNode(std::string path, Position at, ConfigTable values) : path_(std::move(path)), at_(at), values_(std::move(values)) {}
 
 bool ConfigNode::has(std::string_view key) const noexcept { return find(values_, key) != nullptr; }
 bool ConfigNode::boolean(std::string_view key) const { return get<bool>(values_, key); }
@@ -47,12 +45,12 @@ const std::vector<ConfigValue>& ConfigNode::list(std::string_view key) const {
 std::vector<ConfigNode> ConfigNode::tables(std::string_view key) const {
   std::vector<ConfigNode> nodes;
   const ConfigValue* found = find(values_, key);
-  if (const auto* one = found != nullptr ? std::get_if<Values>(&found->value) : nullptr) {
+  if (const auto* one = found != nullptr ? std::get_if<ConfigTable>(&found->value) : nullptr) {
     nodes.emplace_back(joined(path_, key), found->at, *one);
     return nodes;
   }
   for (const ConfigValue& element : list(key)) {
-    const auto* values = std::get_if<Values>(&element.value);
+    const auto* values = std::get_if<ConfigTable>(&element.value);
     if (values == nullptr) broken("a constructor asks for tables where its schema declares another list");
     nodes.emplace_back(fmt::format("{}[{}]", joined(path_, key), nodes.size()), element.at, *values);
   }

@@ -6,7 +6,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <variant>
 #include <vector>
 
@@ -21,18 +20,24 @@ struct Position {
 
 using Mac = std::array<u8, 6>;
 
-class ConfigNode;
+struct ConfigEntry;
+using ConfigTable = std::vector<ConfigEntry>;
 
 struct ConfigValue {
   Position at;
-  std::variant<bool, i64, std::string, Mac, std::vector<ConfigValue>, std::vector<std::pair<std::string, ConfigValue>>> value;
+  std::variant<bool, i64, std::string, Mac, std::vector<ConfigValue>, ConfigTable> value;
+};
+
+struct ConfigEntry {
+  std::string key;
+  ConfigValue value;
 };
 
 // Keys are asked for by the name and the type that the schema declares; anything else is a mistake of the program and aborts.
 class ConfigNode {
  public:
   ConfigNode() = default;
-  ConfigNode(std::string path, Position at, std::vector<std::pair<std::string, ConfigValue>> values);
+  ConfigNode(std::string path, Position at, ConfigTable values);
 
   [[nodiscard]] bool has(std::string_view key) const noexcept;
   [[nodiscard]] bool boolean(std::string_view key) const;
@@ -50,7 +55,7 @@ class ConfigNode {
  private:
   std::string path_;  // "edge.toml" + '\0' + "pipeline[0].stage[1]"; see refuse()
   Position at_;
-  std::vector<std::pair<std::string, ConfigValue>> values_;  // defaults filled in
+  ConfigTable values_;  // defaults filled in
 };
 
 }  // namespace weir

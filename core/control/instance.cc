@@ -9,6 +9,7 @@
 
 #include "bpf/abi/link.h"
 #include "core/port/null_port.hh"
+#include "core/port/xdp_port.hh"
 
 namespace weir {
 namespace {
@@ -34,6 +35,9 @@ Result<std::unique_ptr<Instance>> Instance::start(std::unique_ptr<Topology> topo
     TRY_VOID((made.get()->*step)());
   return made;
 }
+
+Instance::Instance(std::unique_ptr<Topology> topology, const Registry& registry, const Options& options, InstanceLock lock)
+    : topology_(std::move(topology)), registry_(registry), options_(options), lock_(std::move(lock)) {}
 
 Instance::~Instance() {
   const bool ran = workers_ != nullptr;

@@ -13,10 +13,11 @@
 #include "core/control/run_folder.hh"
 #include "core/control/topology.hh"
 #include "core/pipeline/host_stack.hh"
-#include "core/port/xdp_port.hh"
 #include "core/worker/workers.hh"
 
 namespace weir {
+
+class Umem;
 
 class Instance {
  public:
@@ -41,8 +42,7 @@ class Instance {
   [[nodiscard]] const std::string& name() const noexcept { return topology_->config().name; }
 
  private:
-  Instance(std::unique_ptr<Topology> topology, const Registry& registry, const Options& options, InstanceLock lock)
-      : topology_(std::move(topology)), registry_(registry), options_(options), lock_(std::move(lock)) {}
+  Instance(std::unique_ptr<Topology> topology, const Registry& registry, const Options& options, InstanceLock lock);
   // The steps of start(), in this order.
   Result<> inspect();
   Result<> make_frames();

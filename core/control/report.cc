@@ -3,6 +3,7 @@
 #include <array>
 
 #include "core/control/instance.hh"
+#include "core/port/xdp_port.hh"
 
 namespace weir {
 namespace {

@@ -85,8 +85,8 @@ Result<> Registry::load_module(const std::string& file) {
   if (abi == nullptr) return fail("{}: load plugin: it is not a weir plugin (it has no WEIR_PLUGIN or WEIR_EGRESS)", file);
   if (std::string_view(abi) != WEIR_PLUGIN_ABI)
     return fail("{}: load plugin: it was built for {}, this is {}; build it again", file, abi, WEIR_PLUGIN_ABI);
-  if (auto* plugin = symbol<const Plugin&()>(handle.get(), "weir_plugin")) TRY_VOID(add(plugin(), file));
-  if (auto* egress = symbol<const EgressModule&()>(handle.get(), "weir_egress")) TRY_VOID(add(egress(), file));
+  if (auto* plugin = symbol<const Plugin>(handle.get(), "weir_plugin")) TRY_VOID(add(*plugin, file));
+  if (auto* egress = symbol<const EgressModule>(handle.get(), "weir_egress")) TRY_VOID(add(*egress, file));
   handles_.push_back(std::move(handle));
   return {};
 }

@@ -27,7 +27,7 @@ struct Switch {
     return names;
   }
   UserHalf bound(std::string_view keys, StageMemory& in) {
-    Result<UserHalf> made = UserHalf::make(weir_plugin(), keys, context, in);
+    Result<UserHalf> made = UserHalf::make(weir_plugin, keys, context, in);
     if (!made) broken(made.error().what.c_str());
     return std::move(*made);
   }
@@ -47,7 +47,7 @@ struct Switch {
 std::string refusal(std::string_view keys) {
   FakeContext context({"p0", "p1", "p2"});
   PlainMemory memory;
-  const Result<UserHalf> made = UserHalf::make(weir_plugin(), keys, context, memory);
+  const Result<UserHalf> made = UserHalf::make(weir_plugin, keys, context, memory);
   return made ? "" : made.error().what;
 }
 
@@ -127,7 +127,7 @@ TEST(L2Switch, DropsByName) {
   EXPECT_EQ(bridge.user.run(0, Packet(13)).verdict, drop(L2_TRUNCATED));
   EXPECT_EQ(bridge.user.run(0, Packet(0)).verdict, drop(L2_TRUNCATED));
   EXPECT_EQ(bridge.user.gauge("addresses"), 0u);
-  EXPECT_EQ(weir_plugin().drops, (std::vector<std::string>{"truncated", "bad_source", "not_a_member", "same_port"}));
+  EXPECT_EQ(weir_plugin.drops, (std::vector<std::string>{"truncated", "bad_source", "not_a_member", "same_port"}));
 }
 
 TEST(L2Switch, FloodsToAnAddressOfZeroes) {
@@ -258,7 +258,7 @@ TEST(L2Switch, RefusesMoreStaticAddressesThanTheTableHolds) {
 TEST(L2Switch, RefusesASwitchOfOnePort) {
   FakeContext context({"p0"});
   PlainMemory memory;
-  EXPECT_FALSE(UserHalf::make(weir_plugin(), "", context, memory));
+  EXPECT_FALSE(UserHalf::make(weir_plugin, "", context, memory));
 }
 
 TEST(L2Switch, KeepsWhatAnEarlierRunLearned) {
@@ -385,10 +385,10 @@ class KernelL2Switch : public testing::Test {
   }
   void open(std::string_view keys = "", u32 ports = 4) {
     context.emplace(Switch::names(ports));
-    auto opened = KernelHalf::open(weir_plugin(), *context);
+    auto opened = KernelHalf::open(weir_plugin, *context);
     ASSERT_TRUE(opened) << opened.error().what;
     kernel = std::move(*opened);
-    auto made = UserHalf::make(weir_plugin(), keys, *context, kernel->memory());
+    auto made = UserHalf::make(weir_plugin, keys, *context, kernel->memory());
     ASSERT_TRUE(made) << made.error().what;
     user.emplace(std::move(*made));
     const Result<> loaded = kernel->load();
@@ -432,7 +432,7 @@ TEST_F(KernelL2Switch, PuntsAnAddressUntilItIsLearned) {
   user->run(0, frame(station(1), broadcast));
   EXPECT_EQ(in_kernel(0, frame(station(1), broadcast)), flood());
   EXPECT_EQ(in_kernel(1, frame(station(1), broadcast)), punt(L2_MOVED));
-  EXPECT_EQ(weir_plugin().punts, (std::vector<std::string>{"new_address", "moved"}));
+  EXPECT_EQ(weir_plugin.punts, (std::vector<std::string>{"new_address", "moved"}));
 }
 
 TEST_F(KernelL2Switch, RedirectsWhatTheTableKnows) {
@@ -454,7 +454,7 @@ TEST_F(KernelL2Switch, DecidesAsTheUserHalfAlone) {
   open(keys, 5);
   FakeContext alone_context(Switch::names(5));
   PlainMemory alone_memory;
-  auto alone = UserHalf::make(weir_plugin(), keys, alone_context, alone_memory);
+  auto alone = UserHalf::make(weir_plugin, keys, alone_context, alone_memory);
   ASSERT_TRUE(alone) << alone.error().what;
   const auto address = [&]() -> Mac {
     const u32 kind = dice() % 100;
@@ -480,7 +480,7 @@ TEST_F(KernelL2Switch, DecidesAsTheUserHalfAlone) {
   }
   EXPECT_GT(punts, 100u);
   EXPECT_LT(punts, 9000u) << "the kernel half does most of it";
-  for (const std::string& name : weir_plugin().counters)
+  for (const std::string& name : weir_plugin.counters)
     EXPECT_EQ(kernel->counter(name) + user->counter(name), alone->counter(name)) << name;
   for (const char* name : {"addresses", "aged"}) EXPECT_EQ(user->gauge(name), alone->gauge(name)) << name;
   EXPECT_GT(alone->gauge("aged"), 10u);

@@ -13,7 +13,7 @@ using namespace weir::kit;
 const Packet anything = FrameBuilder().ethernet(station(1), station(2)).payload("water").build();
 
 UserHalf patched(std::string_view pairs, FakeContext& context, StageMemory& memory) {
-  Result<UserHalf> made = UserHalf::make(weir_plugin(), pairs, context, memory);
+  Result<UserHalf> made = UserHalf::make(weir_plugin, pairs, context, memory);
   if (!made) broken(made.error().what.c_str());
   return std::move(*made);
 }
@@ -21,7 +21,7 @@ UserHalf patched(std::string_view pairs, FakeContext& context, StageMemory& memo
 std::string refusal(std::string_view keys) {
   FakeContext context({"a", "b", "c", "d"});
   PlainMemory memory;
-  const Result<UserHalf> made = UserHalf::make(weir_plugin(), keys, context, memory);
+  const Result<UserHalf> made = UserHalf::make(weir_plugin, keys, context, memory);
   return made ? "" : made.error().what;
 }
 
@@ -42,7 +42,7 @@ TEST(Patch, DropsWhatHasNoPartnerByName) {
   PlainMemory memory;
   UserHalf patch = patched(R"(pairs = [["a", "b"]])", context, memory);
   EXPECT_EQ(patch.run(2, anything).verdict, drop(PATCH_UNPAIRED));
-  EXPECT_EQ(weir_plugin().drops.at(PATCH_UNPAIRED), "unpaired");
+  EXPECT_EQ(weir_plugin.drops.at(PATCH_UNPAIRED), "unpaired");
 }
 
 TEST(Patch, TakesAPartnerOfNoPipeline) {
@@ -69,7 +69,7 @@ TEST(Patch, RefusesWhatIsNoPair) {
 TEST(KernelPatch, DecidesAsTheUserHalf) {
   if (const std::string why = no_kernel(); !why.empty()) GTEST_SKIP() << why;
   FakeContext context({"a", "b", "c", "d", "e"});
-  auto kernel = KernelHalf::open(weir_plugin(), context);
+  auto kernel = KernelHalf::open(weir_plugin, context);
   ASSERT_TRUE(kernel) << kernel.error().what;
   UserHalf patch = patched(R"(pairs = [["a", "c"], ["d", "b"]])", context, (*kernel)->memory());
   const Result<> loaded = (*kernel)->load();

@@ -16,7 +16,7 @@
 #include "tests/kit/frames.hh"
 
 // Of the plugin that is linked into the test.
-extern "C" const weir::Plugin& weir_plugin();
+extern "C" const weir::Plugin weir_plugin;
 
 namespace weir::kit {
 
