@@ -2,9 +2,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """run: the test suites by their names, and one count of all.
 
-    tests/run.py [--build build] [unit] [bpf] [netns] [lint]
+    tests/run.py [--build build] [SUITE ...]
 
-unit needs no privileges, bpf needs CAP_BPF, netns needs root. What cannot run says what it misses and counts as skipped."""
+    unit      GoogleTest programs; no privileges
+    bpf       the same programs' tests that run BPF programs in the kernel; CAP_BPF
+    lint      what can be said of every file, and of the documents
+    install   what `meson install` gives
+    netns     real traffic through network namespaces; root
+    sanitize  unit, bpf and netns once more with the build in build-sanitize
+
+What cannot run says what it misses and counts as skipped."""
 import argparse
 import collections
 import os
@@ -16,7 +23,10 @@ import time
 import xml.etree.ElementTree as xml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SUITES = ["unit", "bpf", "lint", "netns"]
+SUITES = ["unit", "bpf", "lint", "install", "netns", "sanitize"]
+SANITIZED = ["unit", "bpf", "netns"]
+# The first finding ends a program, so that its test fails.
+SANITIZERS = {"ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
 PYTHON = "/usr/bin/python3"  # the distribution's, which has the distribution's pytest and scapy
 
 
@@ -49,8 +59,12 @@ def read(file):
 
 def run_suite(suite, build, folder, environment):
     """Runs a suite with its output on the terminal; the outcome of each of its tests."""
+    if suite == "sanitize":
+        return run_sanitized(build.parent / "build-sanitize", folder, environment)
     results = []
+    environment = {**environment, "WEIR_BUILD": str(build)}
     todo = commands(suite, build, folder / suite)
+    folder.mkdir(exist_ok=True)
     if not todo:
         return [(suite, "failed", f"no test programs under {build}: build them first")]
     for number, command in enumerate(todo):
@@ -63,18 +77,29 @@ def run_suite(suite, build, folder, environment):
     return results
 
 
+def run_sanitized(build, folder, environment):
+    if not (build / "build.ninja").exists():
+        return [("sanitize", "skipped", "needs ./build-sanitize: .ci/prepare --sanitize makes it")]
+    results = []
+    for suite in SANITIZED:
+        print(f"== sanitize {suite}", flush=True)
+        found = run_suite(suite, build, folder / "sanitize", {**environment, **SANITIZERS})
+        results += [(f"sanitize {name}", outcome, why) for name, outcome, why in found]
+    return results
+
+
 def main():
     parser = argparse.ArgumentParser(description="Runs test suites.")
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
     parser.add_argument("suites", nargs="*", choices=[[], *SUITES], metavar="SUITE", help=", ".join(SUITES))
     arguments = parser.parse_args()
-    environment = {**os.environ, "WEIR_BUILD": str(arguments.build.resolve()), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for suite in arguments.suites or SUITES:
             print(f"== {suite}", flush=True)
             start = time.monotonic()
-            results += run_suite(suite, arguments.build, pathlib.Path(folder), environment)
+            results += run_suite(suite, arguments.build.resolve(), pathlib.Path(folder), environment)
             print(f"== {suite}: {time.monotonic() - start:.0f} s", flush=True)
     for name, outcome, why in results:
         if outcome != "passed":

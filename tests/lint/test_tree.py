@@ -60,6 +60,15 @@ def test_lines_are_short_and_clean(path):
     assert text(path).endswith("\n")
 
 
+def test_the_user_side_is_formatted_as_the_file_clang_format_says():
+    formatter = shutil.which("clang-format-14")
+    if formatter is None:
+        pytest.skip("needs clang-format-14: other versions break lines elsewhere")
+    files = [path for path in CODE if path.suffix in (".cc", ".hh")]
+    done = subprocess.run([formatter, "--dry-run", *files], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert [line for line in done.stderr.splitlines() if "warning:" in line] == []
+
+
 @pytest.mark.parametrize("path", [path for path in CODE if folder(path)], ids=name)
 def test_looks_only_at_folders_before_its_own(path):
     allowed = ORDER[:ORDER.index(folder(path)) + 1]

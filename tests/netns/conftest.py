@@ -33,8 +33,8 @@ def make_lab():
         return made[-1]
 
     yield make
-    for lab in made:
-        lab.close()
+    wrong = [each for lab in made for each in lab.close()]
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.fixture

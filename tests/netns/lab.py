@@ -323,9 +323,21 @@ class Lab:
         return "\n".join(lines) + "\n"
 
     def close(self):
+        """Ends what the test has left running, and removes the lab. What went wrong: a weir that runs must account for every frame, and must
+        end with 0, as it would not after a leak or another error that a sanitizer finds."""
+        wrong = []
         for weir in self.weirs:
             if weir.process.popen.poll() is None:
-                weir.process.stop()
+                try:
+                    weir.conserved()
+                except AssertionError as error:
+                    wrong.append(str(error))
+                try:
+                    code = weir.process.stop()
+                    if code != 0:
+                        wrong.append(f"weir ended with {code}:\n{weir.process.text()}")
+                except AssertionError as error:
+                    wrong.append(str(error))
             weir.file.unlink(missing_ok=True)
         for process in self.processes:
             if process.popen.poll() is None:
@@ -335,6 +347,7 @@ class Lab:
         self.guard("done")
         self.guardian.stdin.close()
         self.guardian.wait(10)
+        return wrong
 
 
 def ping(host, address, count=3):
