@@ -27,7 +27,7 @@ enum weir_drop {
 	WEIR_DROP_NO_SOCKET,	   /* punt on a queue that has no AF_XDP socket */
 	WEIR_DROP_NO_STAGE,	   /* the program array lacks the next stage */
 	WEIR_DROP_NO_ACCOUNT,	   /* unused by counters: a program without its block drops, and says so by xdp_exception */
-	WEIR_DROP_REDIRECT_FAILED, /* tracepoint xdp_redirect_err on a devmap: MTU, device down, no ndo_xdp_xmit */
+	WEIR_DROP_REDIRECT_FAILED, /* of the target; tracepoint xdp_redirect_err on a devmap: MTU, device down, no ndo_xdp_xmit */
 	WEIR_DROP_PUNT_FAILED,	   /* tracepoint xdp_redirect_err on an xskmap: receive ring full, no frame in the fill ring, frame too long */
 	WEIR_DROP_DEVICE_REFUSED,  /* tracepoint xdp_devmap_xmit: the device's ring was full or it is down */
 	WEIR_DROP_PEER_NO_NAPI,	   /* the same with ENXIO: a veth whose peer has neither XDP nor GRO */
@@ -45,16 +45,20 @@ enum weir_drop {
 
 #define WEIR_COUNTERS 16
 
+/* Raised when a counter changes its place or its meaning: a run adopts only counters that it understands. */
+#define WEIR_ACCOUNT_VERSION 1
+
 enum weir_port_counter {
 	WEIR_PORT_COPIES,	/* frames that floods made beyond the one that came in */
 	WEIR_PORT_DIED_UNSENT,	/* of the drops "process_died": frames that had their verdict, and no ring yet */
+	WEIR_PORT_QUEUED,	/* kernel rows: frames that were redirected or flooded to this port, see struct stage_link */
 };
 
 struct account {
 	__u64 frames;			/* port: received */
 	__u64 bytes;			/* the same frames */
-	__u64 tx;			/* port: handed to the device */
-	__u64 tx_bytes;			/* user rows only: the tracepoint does not know lengths */
+	__u64 tx;			/* port, user rows: handed to the device; of the kernel's, core/control/report.cc tells the number */
+	__u64 tx_bytes;			/* the same frames */
 	__u64 verdict[WEIR_VERDICTS];	/* port: what became of its frames; stage: what it decided; egress: next and drop */
 	__u64 drop[WEIR_DROPS];
 	__u64 counter[WEIR_COUNTERS];	/* stage: the plugin's own, named by it; port: enum weir_port_counter */

@@ -28,6 +28,10 @@ struct stage_link {
 	__u32 blocks;
 	__u32 go;
 	__u32 next;
+	/* Some port has no egress program that would count what leaves by it: WEIR_PORT_QUEUED is counted. The tracepoint of what was sent
+	 * cannot count it: Linux 6.18 leaves its program out for some events while another program is attached to it or detached [ran]. */
+	__u32 queued;
+	__u32 unused;
 };
 
 struct egress_link {
@@ -76,6 +80,8 @@ struct group_targets {
 	__u32 longest;			/* bytes of a frame that every member takes: MTU, Ethernet header and one VLAN tag; 0: not all by redirect */
 	__u8 only[WEIR_MAX_PORTS];	/* by the port that the frame came in by: the one target, or WEIR_MANY, or WEIR_NONE */
 	__u8 fan_out[WEIR_MAX_PORTS];	/* by the same: the number of targets */
+	__u8 members[WEIR_MAX_PORTS];	/* those that have an entry */
+	__u32 count;			/* of them */
 };
 
 #define WEIR_MANY 0xff

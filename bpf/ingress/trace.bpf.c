@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause */
-/* trace: count what the kernel does with a frame after a program's verdict: sent, refused by the device, or lost with an error. */
+/* trace: count what goes wrong with a frame after a program's verdict: refused by the device, or lost with an error. */
 #include <linux/bpf.h>
 #include <linux/errno.h>
 #include <bpf/bpf_core_read.h>
@@ -51,9 +51,16 @@ struct {
 
 const volatile struct trace_link trace_link SEC(".rodata.weir");
 
+static __always_inline struct account *account_of(__u32 block)
+{
+	__u32 key = bpf_get_smp_processor_id() * trace_link.blocks + block;
+
+	return bpf_map_lookup_elem(&accounts, &key);
+}
+
 static __always_inline struct account *account_of_device(const struct net_device *dev)
 {
-	__u32 ifindex, key, *block;
+	__u32 ifindex, *block;
 
 	/* A redirect without a target device has none to name. */
 	if (!dev || dev->nd_net.net->ns.inum != trace_link.netns)
@@ -62,31 +69,36 @@ static __always_inline struct account *account_of_device(const struct net_device
 	block = ifindex < WEIR_NEAR_DEVICES ? bpf_map_lookup_elem(&devices, &ifindex) : bpf_map_lookup_elem(&far_devices, &ifindex);
 	if (!block || !*block)
 		return 0;
-	key = bpf_get_smp_processor_id() * trace_link.blocks + *block - 1;
-	return bpf_map_lookup_elem(&accounts, &key);
+	return account_of(*block - 1);
 }
 
 SEC("tp_btf/xdp_devmap_xmit")
 int BPF_PROG(devmap_xmit, const struct net_device *from, const struct net_device *to, int sent, int drops, int err)
 {
-	struct account *account = account_of_device(to);
+	struct account *account = drops > 0 ? account_of_device(to) : 0;
 
-	if (!account)
-		return 0;
-	if (sent > 0)
-		account->tx += sent;
-	if (drops > 0)
+	if (account)
 		account->drop[err == -ENXIO ? WEIR_DROP_PEER_NO_NAPI : WEIR_DROP_DEVICE_REFUSED] += drops;
 	return 0;
 }
 
 SEC("tp_btf/xdp_redirect_err")
-int BPF_PROG(redirect_err, const struct net_device *dev, const struct bpf_prog *prog, const void *target, int err, int map_type)
+int BPF_PROG(redirect_err, const struct net_device *dev, const struct bpf_prog *prog, const void *target, int err, int map_type, __u32 map_id,
+	     __u32 key)
 {
 	struct account *account = account_of_device(dev);
 
+	if (!account)
+		return 0;
+	if (map_type == BPF_MAP_TYPE_XSKMAP) {
+		account->drop[WEIR_DROP_PUNT_FAILED]++;
+		return 0;
+	}
+	/* The key of the map "ports" is the target's slot. A flood has no target to name, and ends at the port that it came in by. */
+	if (target)
+		account = account_of(key);
 	if (account)
-		account->drop[map_type == BPF_MAP_TYPE_XSKMAP ? WEIR_DROP_PUNT_FAILED : WEIR_DROP_REDIRECT_FAILED]++;
+		account->drop[WEIR_DROP_REDIRECT_FAILED]++;
 	return 0;
 }
 

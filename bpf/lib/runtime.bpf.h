@@ -72,6 +72,8 @@ struct stage_frame {
 	int fresh;			/* it is still the ingress program's own */
 	struct account *port;	/* of the port that the frame came in by */
 	struct account *stage;	/* that decides; null in the ingress program, and once a stage has let the frame go on */
+	__u32 blocks;		/* of a stage, as its link says */
+	__u32 queued;		/* of a stage, the same */
 };
 
 /* Done on the spot, in 64 bits: a compiler that keeps one of the two pointers for later keeps 32 bits of it, which the verifier refuses. */
@@ -134,11 +136,32 @@ static __always_inline int end_with_punt(struct stage_frame *frame, __u32 stage,
 	return end_with(frame, WEIR_PUNT, XDP_REDIRECT);
 }
 
+/* The block of a port in the accounts is its slot. */
+static __always_inline void count_queued(const struct stage_frame *frame, __u32 port)
+{
+	struct account *to = frame->queued ? account_of(port, frame->blocks) : 0;
+
+	if (to)
+		to->counter[WEIR_PORT_QUEUED]++;
+}
+
+static __always_inline void count_flooded(const struct stage_frame *frame, const struct group_targets *to)
+{
+	__u32 i;
+
+	if (!frame->queued)
+		return;
+	for (i = 0; i < WEIR_MAX_PORTS && i < to->count; i++)
+		if (to->members[i] != frame->scratch->port)
+			count_queued(frame, to->members[i]);
+}
+
 /* A port without a device entry is one that only user space sends to: the user half of the stage decides the same and sends it. */
 static __always_inline int end_with_redirect(struct stage_frame *frame, __u32 stage, __u32 port)
 {
 	if (bpf_redirect_map(&ports, port, XDP_DROP) != XDP_REDIRECT)
 		return end_with_punt(frame, stage, 0);
+	count_queued(frame, port);
 	return end_with(frame, WEIR_REDIRECT, XDP_REDIRECT);
 }
 
@@ -159,6 +182,7 @@ static __always_inline int end_with_flood(struct stage_frame *frame, __u32 stage
 	if (bpf_redirect_map(members, 0, BPF_F_BROADCAST | BPF_F_EXCLUDE_INGRESS) != XDP_REDIRECT)
 		return end_with_drop(frame, WEIR_DROP_NO_ENTRY);
 	frame->port->counter[WEIR_PORT_COPIES] += to->fan_out[port] - 1;
+	count_flooded(frame, to);
 	return end_with(frame, WEIR_FLOOD, XDP_REDIRECT);
 }
 

@@ -37,6 +37,13 @@ static __always_inline void stage_count(struct stage_frame *frame, __u32 counter
 
 const volatile struct stage_link stage_link SEC(".rodata.weir");
 
+static __always_inline struct stage_frame stage_frame_of(struct xdp_md *ctx)
+{
+	struct stage_frame frame = { .ctx = ctx, .blocks = stage_link.blocks, .queued = stage_link.queued };
+
+	return frame;
+}
+
 /* What the program before has noted of the frame. */
 static __always_inline int stage_open(struct stage_frame *frame)
 {
@@ -78,7 +85,7 @@ static __always_inline int stage_close(struct stage_frame *frame, stage_verdict 
 	static __always_inline stage_verdict name##_body(struct stage_frame *frame);    \
 	SEC("xdp") int name(struct xdp_md *ctx)                                         \
 	{                                                                               \
-		struct stage_frame frame = { .ctx = ctx };                              \
+		struct stage_frame frame = stage_frame_of(ctx);                         \
                                                                                         \
 		if (!stage_open(&frame))                                                \
 			return XDP_ABORTED;                                             \
@@ -86,7 +93,7 @@ static __always_inline int stage_close(struct stage_frame *frame, stage_verdict 
 	}                                                                               \
 	SEC("xdp") int name##_entry(struct xdp_md *ctx)                                 \
 	{                                                                               \
-		struct stage_frame frame = { .ctx = ctx };                              \
+		struct stage_frame frame = stage_frame_of(ctx);                         \
 		struct scratch here;                                                    \
 		int action = ingress_enter(&frame, &here);                              \
                                                                                         \

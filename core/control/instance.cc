@@ -78,7 +78,7 @@ Result<> Instance::make_frames() {
 // Two runs with the same layout may share counters and tables.
 std::string Instance::layout() const {
   std::string text = fmt::format("{}cpus {} workers {} netns {} user_only {} account {}\nifindex", topology_->fingerprint(),
-                                 possible_cpus(), worker_count_, netns_inode(), options_.user_only, sizeof(account));
+                                 possible_cpus(), worker_count_, netns_inode(), options_.user_only, WEIR_ACCOUNT_VERSION);
   for (const Device& device : devices_) text += fmt::format(" {}", device.netdev.ifindex.value);
   return text + "\n";
 }
@@ -91,8 +91,11 @@ Result<> Instance::make_kernel() {
   }
   PinFolder pins = TRY(PinFolder::open(name()));
   adopted_ = pins.found() && noted_layout(name()) == layout();
-  kernel_ =
-      TRY(KernelSide::create(std::move(pins), {.cpus = cpus, .rows = rows, .blocks = blocks, .netns = netns_inode(), .adopt = adopted_}));
+  const bool count_queued =
+      std::ranges::any_of(devices_, [&](const Device& device) { return topology_->config().ports[device.slot.value].egress.empty(); });
+  kernel_ = TRY(KernelSide::create(
+      std::move(pins),
+      {.cpus = cpus, .rows = rows, .blocks = blocks, .netns = netns_inode(), .count_queued = count_queued, .adopt = adopted_}));
   path_.emplace(Accounts(TRY(kernel_->accounts()), cpus, rows, blocks));
   if (adopted_) count_process_died();
   return {};

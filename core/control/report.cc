@@ -47,20 +47,22 @@ void add_drop(json& into, const std::string& where, const std::string& reason, u
 
 }  // namespace
 
-// A port's counters in the kernel, put right.
+// A port's counters in the kernel, put right: sent is what was let go to the device, less what the device then did not take.
 account Instance::kernel_account(PortSlot slot) const {
   account port = path_->accounts.kernel(path_->ports[slot.value].block);
   if (!kernel_) return port;
-  const std::vector<EgressConfig>& chain = topology_->config().ports[slot.value].egress;
+  const u32 chain = static_cast<u32>(topology_->config().ports[slot.value].egress.size());
   u64 dropped = 0;
-  for (u32 place = 0; place < chain.size(); ++place)
-    dropped += path_->accounts.kernel(topology_->egress_block(slot) + place).verdict[WEIR_DROP];
+  for (u32 place = 0; place < chain; ++place) dropped += path_->accounts.kernel(topology_->egress_block(slot) + place).verdict[WEIR_DROP];
   take_out_egress_drops(port, dropped);
-  if (!kernel_->counts_transmits()) return port;
-  // Generic mode: what the last program on the entry let go, less what the device then refused.
-  const u32 last = topology_->egress_block(slot) + std::max<u32>(1, static_cast<u32>(chain.size())) - 1;
-  const u64 let_go = path_->accounts.kernel(last).verdict[WEIR_NEXT];
-  port.tx = let_go - std::min<u64>(let_go, traced_drops(port) + port.drop[WEIR_DROP_EXCEPTION]);
+  // The chain's last program sees only what the kernel did queue.
+  u64 let_go = chain > 0
+                   ? path_->accounts.kernel(topology_->egress_block(slot) + chain - 1).verdict[WEIR_NEXT]
+                   : port.counter[WEIR_PORT_QUEUED] - std::min<u64>(port.counter[WEIR_PORT_QUEUED], port.drop[WEIR_DROP_REDIRECT_FAILED]);
+  // What a device does not take in generic mode is an exception of that device (net/core/dev.c, generic_xdp_tx).
+  const bool generic = std::ranges::any_of(kernel_ports_, [](const KernelPort& each) { return each.mode == Mode::generic; });
+  const u64 refused = traced_drops(port) + (generic ? port.drop[WEIR_DROP_EXCEPTION] : 0);
+  port.tx = let_go - std::min<u64>(let_go, refused);
   return port;
 }
 

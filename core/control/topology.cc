@@ -51,7 +51,7 @@ Result<std::unique_ptr<Topology>> Topology::build(Config config, const Registry&
   if (!problems.empty()) return std::unexpected(Error{Failure::invalid, std::move(problems)});
   for (const PortConfig& port : all.ports) {
     made->egress_blocks_.push_back(block);
-    block += std::max<u32>(1, static_cast<u32>(port.egress.size()));
+    block += static_cast<u32>(port.egress.size());
   }
   made->blocks_ = block;
   return made;

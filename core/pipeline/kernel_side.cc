@@ -11,7 +11,6 @@
 
 #include "bpf/abi/account.h"
 #include "bpf/abi/link.h"
-#include "bpf/egress/transmit.skel.h"
 #include "bpf/ingress/ingress.skel.h"
 #include "bpf/ingress/trace.skel.h"
 
@@ -151,7 +150,7 @@ Result<StageMemory*> KernelSide::open_stage(const KernelStage& stage) {
 
 Result<> KernelSide::load_stage(const KernelStage& stage) {
   StageHalf& half = halves_.at(stage.number);
-  half.link = {stage.number, stage.block, shape_.blocks, stage.go, stage.next};
+  half.link = {stage.number, stage.block, shape_.blocks, stage.go, stage.next, shape_.count_queued, 0};
   const std::string name = half.object->first_program();
   TRY_VOID(share(*half.object));
   TRY_VOID(half.object->constants(".rodata.weir", half.link));
@@ -190,7 +189,6 @@ Result<> KernelSide::add_port(const KernelPort& port, const Registry& registry) 
   if (egress_.size() <= port.slot.value) {
     egress_.resize(port.slot.value + 1u);
     chains_.resize(port.slot.value + 1u);
-    transmit_.resize(port.slot.value + 1u);
   }
   if (!port.egress->empty()) {
     const MapShape shape{BPF_MAP_TYPE_PROG_ARRAY, 4, 4, max_egress_chain, 0};
@@ -205,34 +203,13 @@ Result<> KernelSide::add_port(const KernelPort& port, const Registry& registry) 
 
 int KernelSide::entry_program(PortSlot port) const noexcept {
   if (const auto& chain = egress_[port.value]; !chain.empty()) return chain.front().object->program_fd(chain.front().name);
-  return transmit_[port.value] ? transmit_[port.value]->program_fd("transmit") : -1;
+  return -1;
 }
 
 Result<> KernelSide::set_entry(const KernelPort& port) {
   const bpf_devmap_val entry = entry_of(port.ifindex, entry_program(port.slot));
   if (port.redirectable) return ports_.set(port.slot.value, &entry);
   ports_.remove(port.slot.value);
-  return {};
-}
-
-// The kernel tells nobody what becomes of a frame that it redirects in generic mode. Once a port is in that mode, every device entry
-// carries a program, and what that lets go is what was sent.
-Result<> KernelSide::count_transmits(const std::vector<KernelPort>& ports) {
-  if (std::exchange(counts_transmits_, true)) return {};
-  for (const KernelPort& port : ports) {
-    if (!egress_[port.slot.value].empty()) continue;
-    auto object = std::make_unique<BpfObject>(TRY(BpfObject::open("egress transmit", elf_of<::transmit>())));
-    MapShape state = TRY(object->shape("state"));
-    state.entries = shape_.rows;
-    const BpfMap rows = TRY(BpfMap::create("state", state));
-    TRY_VOID(object->use("state", rows.fd()));
-    TRY_VOID(share(*object));
-    TRY_VOID(object->constants(".rodata.weir", egress_link{port.egress_block, shape_.blocks, WEIR_NO_NEXT, shape_.rows}));
-    TRY_VOID(object->load("transmit"));
-    transmit_[port.slot.value] = std::move(object);
-    TRY_VOID(set_entry(port));
-  }
-  for (u16 group = 0; group < group_members_.size(); ++group) TRY_VOID(set_group(GroupSlot{group}, group_members_[group], ports));
   return {};
 }
 
@@ -251,6 +228,7 @@ Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& mem
     const bpf_devmap_val entry = entry_of(port->ifindex, entry_program(member));
     TRY_VOID(map.set(member.value, &entry));
     reachable.push_back(member);
+    targets.members[targets.count++] = static_cast<u8>(member.value);
   }
   for (u16 from = 0; from < WEIR_MAX_PORTS; ++from) {
     targets.only[from] = WEIR_NONE;
@@ -288,15 +266,14 @@ Result<KernelSide::Ingress> KernelSide::make_ingress(const KernelPort& port, boo
 // under its program are then switched over, each between two frames.
 Result<> KernelSide::attach(std::vector<KernelPort>& ports) {
   TRY_VOID(trace());
-  for (KernelPort& port : ports) TRY_WITHIN_VOID(fmt::format("port {}, device {}", port.name, port.device), attach_port(port, ports));
+  for (KernelPort& port : ports) TRY_WITHIN_VOID(fmt::format("port {}, device {}", port.name, port.device), attach_port(port));
   for (const Ingress& made : ingress_)
     if (made.adopted) TRY_VOID(made.link.replace(made.program));
   return {};
 }
 
-Result<> KernelSide::attach_port(KernelPort& port, std::vector<KernelPort>& ports) {
+Result<> KernelSide::attach_port(KernelPort& port) {
   if (Result<XdpLink> link = adopt_link(port)) {
-    if (port.mode == Mode::generic) TRY_VOID(count_transmits(ports));
     Ingress made = TRY(make_ingress(port, port.mode == Mode::native));
     made.link = std::move(*link);
     made.adopted = true;
@@ -306,10 +283,7 @@ Result<> KernelSide::attach_port(KernelPort& port, std::vector<KernelPort>& port
   pins_.remove(link_pin(port));  // of another device or mode: it would keep this one busy
   Result<> done = unsupported("not tried");
   if (port.mode != Mode::generic) done = attach_new(port, true);
-  if (!done && done.error().failure == Failure::unsupported && port.mode != Mode::native) {
-    TRY_VOID(count_transmits(ports));
-    done = attach_new(port, false);
-  }
+  if (!done && done.error().failure == Failure::unsupported && port.mode != Mode::native) done = attach_new(port, false);
   if (!done && done.error().failure == Failure::unsupported) return fail("{}; set mode = \"auto\" or \"generic\"", done.error().what);
   return done;
 }

@@ -87,7 +87,8 @@ class KernelSide {
   static constexpr u32 max_queues = 64;  // of a port
   struct Shape {
     u32 cpus = 1, rows = 1, blocks = 1;
-    u32 netns = 0;  // inode of the network namespace
+    u32 netns = 0;              // inode of the network namespace
+    bool count_queued = false;  // see struct stage_link
     bool adopt = false;
   };
   // Maps only; nothing touches a device before attach().
@@ -118,8 +119,6 @@ class KernelSide {
   [[nodiscard]] const std::vector<EgressProgram>& egress(PortSlot port) const { return egress_.at(port.value); }
   // By which the ingress program of a port in generic mode knows frames that go up the host stack; see bpf/abi/to_stack.h.
   [[nodiscard]] u64 mark() const noexcept { return mark_; }
-  // Every device entry carries a program, and what its last one lets go is what was sent; else the tracepoint says what was sent.
-  [[nodiscard]] bool counts_transmits() const noexcept { return counts_transmits_; }
   // What the kernel holds for a port or a member of a group: the ids of its device and of its program; none: no entry.
   struct Entry {
     u32 ifindex, program;
@@ -148,9 +147,8 @@ class KernelSide {
   Result<> load_egress(const KernelPort& port, std::size_t place, const EgressModule& module, int chain_fd, BpfMap& chain);
   Result<Ingress> make_ingress(const KernelPort& port, bool native) const;
   Result<> attach_new(KernelPort& port, bool native);
-  Result<> attach_port(KernelPort& port, std::vector<KernelPort>& ports);
+  Result<> attach_port(KernelPort& port);
   Result<XdpLink> adopt_link(KernelPort& port) const;
-  Result<> count_transmits(const std::vector<KernelPort>& ports);
   [[nodiscard]] int entry_program(PortSlot port) const noexcept;
   [[nodiscard]] u32 first_socket(const KernelPort& port) const noexcept { return port.slot.value * max_queues; }
 
@@ -161,10 +159,8 @@ class KernelSide {
   std::vector<BpfMap> group_maps_;
   std::vector<std::vector<PortSlot>> group_members_;
   std::vector<BpfMap> chains_;
-  std::map<u32, StageHalf> halves_;                   // by stage number
-  std::vector<std::vector<EgressProgram>> egress_;    // by port slot; the configured ones
-  std::vector<std::unique_ptr<BpfObject>> transmit_;  // by port slot; on entries of ports without a chain, see count_transmits()
-  bool counts_transmits_ = false;
+  std::map<u32, StageHalf> halves_;                 // by stage number
+  std::vector<std::vector<EgressProgram>> egress_;  // by port slot
   std::vector<Ingress> ingress_;
   std::optional<BpfObject> trace_;
   std::vector<std::pair<std::string, Fd>> trace_links_;
