@@ -92,7 +92,8 @@ Result<json> ask(const std::string& instance, const json& question) {
   }
   TRY_VOID(send(fd.get(), question));
   const json answer = json::parse(TRY(receive(fd.get(), 5 * patience_ms)), nullptr, false);
-  if (answer.contains("error")) return fail("instance {}: {}", instance, answer["error"].get<std::string>());
+  if (const auto why = answer.find("error"); why != answer.end() && why->is_string())
+    return fail("instance {}: {}", instance, why->get<std::string>());
   if (!answer.contains("ok")) return fail("instance {}: its answer is not one; is it of the same version?", instance);
   return answer["ok"];
 }

@@ -301,7 +301,8 @@ bool Instance::look_again(KernelPort& port) {
 }
 
 Result<nlohmann::json> Instance::answer(const nlohmann::json& question) {
-  const std::string what = question.value("ask", "");
+  const auto asked = question.find("ask");
+  const std::string what = asked != question.end() && asked->is_string() ? asked->get<std::string>() : "";
   if (what == "stats") return stats();
   if (what == "devmap") return devmap();
   return fail("it does not know the question \"{}\"", what);

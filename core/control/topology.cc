@@ -96,7 +96,8 @@ std::string Topology::fingerprint() const {
     text += "\n";
   }
   for (const StagePlan& stage : stages_)
-    text += fmt::format("stage {} {} {}\n", stage.pipeline->name, stage.config->name, stage.config->plugin);
+    text += fmt::format("stage {} {} {}: {}; {}\n", stage.pipeline->name, stage.config->name, stage.config->plugin,
+                        fmt::join(stage.plugin->drops, " "), fmt::join(stage.plugin->counters, " "));
   return text;
 }
 

@@ -22,12 +22,11 @@ namespace fs = std::filesystem;
 constexpr const char* usual = "/sys/fs/bpf";
 constexpr const char* own = "/run/weir/bpf";
 
-constexpr const char* gate = "/run/weir/bpf.lock";
-
-// Held while a folder is made or the last one is taken away, so that no instance mounts what another is about to unmount.
+// Held while a folder is made or the last one is taken away, so that no instance mounts what another is about to unmount. A lock on the
+// folder itself, which leaves no file.
 class Gate {
  public:
-  Gate() : fd_(::open(gate, O_RDWR | O_CREAT | O_CLOEXEC, 0600)) {
+  Gate() : fd_(::open("/run/weir", O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
     if (fd_) ::flock(fd_.get(), LOCK_EX);
   }
 

@@ -103,6 +103,10 @@ Result<> Registry::add(const Plugin& plugin, const std::string& file) {
 
 Result<> Registry::add(const EgressModule& module, const std::string& file) {
   const std::string name = module.host->name;
+  std::size_t drops = 0;
+  while (module.host->drops[drops] != nullptr) ++drops;
+  if (drops > WEIR_DROPS - WEIR_DROP_OWN)
+    return fail("{}: load egress program {}: it declares more than {} drop reasons", file, name, WEIR_DROPS - WEIR_DROP_OWN);
   if (auto [at, fresh] = files_.emplace("egress " + name, file); !fresh)
     return fail("two egress programs are named {}: {} and {}; remove one", name, at->second, file);
   egress_.emplace(name, EgressEntry{&module, egress_schema(*module.host)});
