@@ -26,7 +26,6 @@ enum weir_drop {
 	WEIR_DROP_NO_GROUP,	   /* flood to a group that does not exist */
 	WEIR_DROP_NO_SOCKET,	   /* punt on a queue that has no AF_XDP socket */
 	WEIR_DROP_NO_STAGE,	   /* the program array lacks the next stage */
-	WEIR_DROP_NO_ACCOUNT,	   /* unused by counters: a program without its block drops, and says so by xdp_exception */
 	WEIR_DROP_REDIRECT_FAILED, /* of the target; tracepoint xdp_redirect_err on a devmap: MTU, device down, no ndo_xdp_xmit */
 	WEIR_DROP_PUNT_FAILED,	   /* tracepoint xdp_redirect_err on an xskmap: receive ring full, no frame in the fill ring, frame too long */
 	WEIR_DROP_DEVICE_REFUSED,  /* tracepoint xdp_devmap_xmit: the device's ring was full or it is down */

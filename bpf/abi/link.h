@@ -73,6 +73,9 @@ struct punt_meta {
 #define WEIR_MAX_STAGES 64
 #define WEIR_MAX_GROUPS 64
 
+/* A broadcast takes any key, and the kernel hands it on to the tracepoints. */
+#define WEIR_FLOOD_KEY WEIR_MAX_PORTS
+
 /* What the kernel must know of a group beside its devmap: a flood that has a single target is a plain redirect, which costs no clone, and
  * a member that cannot take the frame would be skipped without a word (kernel/bpf/devmap.c, is_valid_dst), so that such a frame
  * goes to the user half, which sends it member by member and counts. */

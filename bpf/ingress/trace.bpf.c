@@ -94,8 +94,9 @@ int BPF_PROG(redirect_err, const struct net_device *dev, const struct bpf_prog *
 		account->drop[WEIR_DROP_PUNT_FAILED]++;
 		return 0;
 	}
-	/* The key of the map "ports" is the target's slot. A flood has no target to name, and ends at the port that it came in by. */
-	if (target)
+	/* The key of the map "ports" is the target's slot. A flood names none by its key, and ends at the port that it came in by. `target` would
+	 * tell it too, but the verifiers of 6.1 and 6.12 let nobody read a pointer to const void [ran]. */
+	if (key != WEIR_FLOOD_KEY)
 		account = account_of(key);
 	if (account)
 		account->drop[WEIR_DROP_REDIRECT_FAILED]++;

@@ -179,7 +179,7 @@ static __always_inline int end_with_flood(struct stage_frame *frame, __u32 stage
 		return end_with_drop(frame, WEIR_DROP_NO_ENTRY);
 	if (to->only[port] != WEIR_MANY)
 		return end_with_redirect(frame, stage, to->only[port]);
-	if (bpf_redirect_map(members, 0, BPF_F_BROADCAST | BPF_F_EXCLUDE_INGRESS) != XDP_REDIRECT)
+	if (bpf_redirect_map(members, WEIR_FLOOD_KEY, BPF_F_BROADCAST | BPF_F_EXCLUDE_INGRESS) != XDP_REDIRECT)
 		return end_with_drop(frame, WEIR_DROP_NO_ENTRY);
 	frame->port->counter[WEIR_PORT_COPIES] += to->fan_out[port] - 1;
 	count_flooded(frame, to);

@@ -39,11 +39,18 @@ std::string queue_problem(const PortConfig& port, const Netdev& netdev) {
 }
 
 // The kernel loses what is redirected to a veth whose peer polls no NAPI; what user space sends there arrives.
-std::string napi_warning(const PortConfig& port, const Netdev& netdev, const PeerNapi& napi) {
+std::string napi_warning(const PortConfig& port, const Netdev& netdev, const VethPeer& peer) {
   return fmt::format(
       "port {}: the peer of {}, {}{}, has neither GRO nor an XDP program and would lose what is redirected to it: frames for this "
       "port take the slower way through user space until, there: ethtool -K {} gro on",
-      port.name, netdev.name, napi.name, napi.netns.empty() ? "" : " in namespace " + napi.netns, napi.name);
+      port.name, netdev.name, peer.name, peer.netns.empty() ? "" : " in namespace " + peer.netns, peer.name);
+}
+
+std::string checksum_warning(const PortConfig& port, const Netdev& netdev, const VethPeer& peer) {
+  return fmt::format(
+      "port {}: the peer of {}, {}{}, leaves the checksums of TCP and UDP to their receiver, which XDP cannot tell it: such frames would "
+      "arrive with wrong ones until, there: ethtool -K {} tx off",
+      port.name, netdev.name, peer.name, peer.netns.empty() ? "" : " in namespace " + peer.netns, peer.name);
 }
 
 }  // namespace
@@ -73,9 +80,10 @@ Result<std::vector<Device>> look_at_devices(const Config& config, std::vector<st
     if (!netdev->up)
       warnings.push_back(fmt::format("port {}: device {} is down; nothing is received or sent until: ip link set dev {} up", port.name,
                                      port.device, port.device));
-    const PeerNapi napi = peer_napi(*netdev);
-    const bool redirectable = napi.state != PeerNapi::State::missing;
-    if (!redirectable) warnings.push_back(napi_warning(port, *netdev, napi));
+    const VethPeer peer = veth_peer(*netdev);
+    const bool redirectable = peer.state != VethPeer::State::missing;
+    if (!redirectable) warnings.push_back(napi_warning(port, *netdev, peer));
+    if (peer.leaves_checksums && !port.pipeline.empty()) warnings.push_back(checksum_warning(port, *netdev, peer));
     devices.push_back({PortSlot{slot}, *netdev, netdev->queues, redirectable});
   }
   if (!problems.empty()) return std::unexpected(Error{invalid_file ? Failure::invalid : Failure::failed, std::move(problems)});

@@ -294,7 +294,7 @@ bool Instance::look_again(KernelPort& port) {
   const u32 longest = there ? longest_frame(*netdev) : 0;
   bool changed = std::exchange(port.longest, longest) != longest;
   std::atomic_ref(path_->ports[port.slot.value].longest).store(longest, std::memory_order_relaxed);
-  if (!there || port.redirectable || peer_napi(*netdev).state == PeerNapi::State::missing) return changed;
+  if (!there || port.redirectable || veth_peer(*netdev).state == VethPeer::State::missing) return changed;
   port.redirectable = true;
   if (Result<> set = kernel_->set_entry(port); !set) warnings_.push_back(fmt::format("port {}: {}", port.name, set.error().what));
   return true;

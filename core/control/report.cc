@@ -11,9 +11,9 @@ namespace {
 using nlohmann::json;
 
 // Of enum weir_drop, without the stages' own.
-constexpr std::array drop_names = {
-    "runt",         "no_entry",  "no_group",  "no_socket", "no_stage",   "no_account",   "redirect_failed", "punt_failed", "device_refused",
-    "peer_no_napi", "exception", "ring_full", "no_frame",  "stack_full", "stack_failed", "too_long",        "device_down", "process_died"};
+constexpr std::array drop_names = {"runt",        "no_entry",       "no_group",     "no_socket",   "no_stage",    "redirect_failed",
+                                   "punt_failed", "device_refused", "peer_no_napi", "exception",   "ring_full",   "no_frame",
+                                   "stack_full",  "stack_failed",   "too_long",     "device_down", "process_died"};
 static_assert(drop_names.size() == WEIR_DROP_OWN);
 
 const char* mode_name(Mode mode) { return mode == Mode::native ? "native" : mode == Mode::generic ? "generic" : "auto"; }

@@ -137,15 +137,20 @@ std::vector<std::vector<u8>> link_of(u32 ifindex) {
   return Netlink().ask(RTM_GETLINK, header);
 }
 
-// Of a device of the current namespace: an XDP program in the driver, or GRO.
-PeerNapi look_at_peer(u32 ifindex) {
+// Of a device of the current namespace: an XDP program in the driver, or GRO; and its checksums.
+VethPeer look_at_peer(u32 ifindex) {
   char name[IF_NAMESIZE] = {};
-  if (::if_indextoname(ifindex, name) == nullptr) return {.state = PeerNapi::State::unknown, .name = "", .netns = ""};
+  if (::if_indextoname(ifindex, name) == nullptr) return {};
   Netdev peer{.name = name, .ifindex = Ifindex{ifindex}, .driver = ""};
   look_at_programs(peer);
   ethtool_value gro{.cmd = ETHTOOL_GGRO, .data = 0};
-  const bool has_gro = Asker().ethtool(peer.name, gro) && gro.data != 0;
-  return {.state = has_gro || peer.xdp_native_id != 0 ? PeerNapi::State::ready : PeerNapi::State::missing, .name = name, .netns = ""};
+  ethtool_value checksums{.cmd = ETHTOOL_GTXCSUM, .data = 0};
+  const Asker asker;
+  const bool has_gro = asker.ethtool(peer.name, gro) && gro.data != 0;
+  return {.state = has_gro || peer.xdp_native_id != 0 ? VethPeer::State::ready : VethPeer::State::missing,
+          .name = name,
+          .netns = "",
+          .leaves_checksums = asker.ethtool(peer.name, checksums) && checksums.data != 0};
 }
 
 // The id by which the current namespace knows another one; none: it does not.
@@ -172,8 +177,8 @@ std::vector<std::filesystem::path> network_namespaces() {
   return paths;
 }
 
-PeerNapi look_from_inside(const Fd& netns, u32 ifindex, std::string netns_name) {
-  PeerNapi found;
+VethPeer look_from_inside(const Fd& netns, u32 ifindex, std::string netns_name) {
+  VethPeer found;
   // A thread of its own, since a thread's namespace is what sockets and ioctls go by.
   std::thread([&] {
     if (::setns(netns.get(), CLONE_NEWNET) == 0) found = look_at_peer(ifindex);
@@ -204,8 +209,8 @@ Result<Netdev> look_at(const std::string& device) {
   return found;
 }
 
-PeerNapi peer_napi(const Netdev& netdev) {
-  if (netdev.driver != "veth") return {.state = PeerNapi::State::not_veth, .name = "", .netns = ""};
+VethPeer veth_peer(const Netdev& netdev) {
+  if (netdev.driver != "veth") return {.state = VethPeer::State::not_veth};
   const auto link = link_of(netdev.ifindex.value);
   const auto peer = number(link, IFLA_LINK), netns = number(link, IFLA_LINK_NETNSID);
   if (!peer) return {};

@@ -26,15 +26,18 @@ struct Netdev {
 // A device of the current network namespace. The error names the devices that are there.
 Result<Netdev> look_at(const std::string& device);
 
-// Whether frames that are redirected to a veth will be taken by its peer: ndo_xdp_xmit of drivers/net/veth.c needs NAPI there, which
-// comes with an XDP program or with GRO. Looks into other network namespaces, for which it needs CAP_SYS_ADMIN.
-struct PeerNapi {
+// The other end of a veth. Whether frames that are redirected to it will be taken by its peer: ndo_xdp_xmit of drivers/net/veth.c needs
+// NAPI there, which comes with an XDP program or with GRO. Looks into other network namespaces, for which it needs CAP_SYS_ADMIN.
+struct VethPeer {
   enum class State { not_veth, ready, missing, unknown };
   State state = State::unknown;
   std::string name;   // of the peer
   std::string netns;  // of the peer, as under /run/netns; empty: this one, or one without a name
+  // It leaves the checksums of what its host sends to the receiver (ethtool: tx-checksumming), and the note of this is lost with the skb
+  // when XDP redirects the frame or hands it to a socket: its receiver finds a wrong checksum.
+  bool leaves_checksums = false;
 };
-PeerNapi peer_napi(const Netdev& netdev);
+VethPeer veth_peer(const Netdev& netdev);
 
 // Readable when a device of the current network namespace came, went or changed. Several events may be one; forget them before looking.
 class LinkEvents {

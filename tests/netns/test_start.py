@@ -144,6 +144,20 @@ def test_nothing_is_lost_to_a_veth_peer_without_napi(lab):
     assert weir.conserved()["account"]["drop"] == 0
 
 
+def test_checksums_that_a_veth_peer_leaves_to_the_receiver_are_told(lab):
+    """XDP cannot tell the receiver to compute them: a TCP handshake never ends until the remedy is followed."""
+    lab.hosts[0].run("ethtool", "-K", "eth0", "tx", "on")
+    weir = lab.weir(lab.ports(2) + PATCH)
+    said = [line for line in weir.process.text().splitlines() if "checksums" in line]
+    assert len(said) == 1 and "port p0: the peer of p0, eth0 in namespace " in said[0] and said[0].endswith("ethtool -K eth0 tx off")
+    lab.hosts[1].start("/usr/bin/python3", "-m", "http.server", "--bind", "10.9.0.2", "8000")
+    wait_until(lambda: "LISTEN" in lab.hosts[1].run("ss", "-ltn").stdout, "the server listens")
+    fetch = ("curl", "-sS", "-o", "/dev/null", "--max-time", "2", "http://10.9.0.2:8000/")
+    assert lab.hosts[0].run(*fetch, check=False).returncode != 0
+    lab.hosts[0].run("ethtool", "-K", "eth0", "tx", "off")
+    assert lab.hosts[0].run(*fetch, check=False).returncode == 0
+
+
 @pytest.mark.parametrize("words", [[], ["nonsense"], ["run"], ["run", "a", "--keep", "--detach-on-exit"], ["stats", "--nonsense"], ["devmap"]])
 def test_bad_usage_is_exit_code_2(words):
     assert run(WEIR, *words, check=False).returncode == 2
