@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// topology_test: what a configuration is numbered to, and when two of them mean the same.
+#include "core/control/topology.hh"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace weir {
+namespace {
+
+using testing::ElementsAre;
+
+// A plugin that refuses one of its values, and makes a group of its ports where it is told to.
+struct Choosy final : Stage {
+  static Result<std::unique_ptr<Stage>> make(const ConfigNode& keys, StageContext& context) {
+    if (keys.integer("size") == 13) return keys.refuse("size", "is 13");
+    auto made = std::make_unique<Choosy>();
+    made->ports = context.ports();
+    if (keys.boolean("grouped")) made->group = TRY(context.group(made->ports));
+    return made;
+  }
+  void process(Burst&) noexcept override {}
+  std::vector<PortSlot> ports;
+  GroupSlot group{999};
+};
+
+Plugin choosy(std::vector<std::string> drops = {"one"}, std::vector<std::string> counters = {}) {
+  return {.name = "choosy",
+          .says = "choose",
+          .keys = {Key::integer("size", 1, 99).otherwise("1"), Key::boolean("grouped").otherwise("false")},
+          .drops = std::move(drops),
+          .counters = std::move(counters),
+          .make = Choosy::make};
+}
+
+const Plugin plugin = choosy();
+const egress_key no_keys[] = {{.type = EGRESS_KEY_END}};
+const char* const no_drops[] = {nullptr};
+const egress_program counting{.name = "count", .keys = no_keys, .drops = no_drops},
+    painting{.name = "paint", .keys = no_keys, .drops = no_drops};
+const EgressModule count_module{&counting, {}}, paint_module{&painting, {}};
+
+Result<std::unique_ptr<Topology>> build(const std::string& text, const Plugin& with = plugin) {
+  const Registry registry = Registry::of({&with}, {&count_module, &paint_module});
+  auto config = parse_config(text, "test.toml", registry);
+  if (!config) broken(config.error().front().text().c_str());
+  return Topology::build(std::move(*config), registry);
+}
+
+std::unique_ptr<Topology> built(const std::string& text, const Plugin& with = plugin) {
+  auto made = build(text, with);
+  if (!made) broken(made.error().what.c_str());
+  return std::move(*made);
+}
+
+// Three ports, two pipelines of two stages and one, one group. Each test replaces a part of it.
+const std::string small = R"(
+[weir]
+name = "small"
+[[port]]
+name = "a"
+device = "eth0"
+pipeline = "second"
+egress = ["count", "paint"]
+[[port]]
+name = "b"
+driver = "null"
+[[port]]
+name = "c"
+device = "eth2"
+pipeline = "second"
+egress = ["paint"]
+[[group]]
+name = "ab"
+ports = ["b", "a"]
+[[pipeline]]
+name = "first"
+[[pipeline.stage]]
+plugin = "choosy"
+name = "x"
+[[pipeline]]
+name = "second"
+[[pipeline.stage]]
+plugin = "choosy"
+name = "y"
+[[pipeline.stage]]
+plugin = "choosy"
+name = "z"
+)";
+
+std::string replaced(std::string text, std::string_view part, std::string_view by) {
+  const std::size_t at = text.find(part);
+  if (at == std::string::npos) broken("a test replaces what is not there");
+  return text.replace(at, part.size(), by);
+}
+
+TEST(Topology, numbers_every_part_once) {
+  const auto topology = built(small);
+  EXPECT_EQ(topology->port("c"), PortSlot{2});
+  EXPECT_EQ(topology->port("d"), std::nullopt);
+  std::vector<u32> blocks;
+  for (u16 slot = 0; slot < 3; ++slot) blocks.push_back(topology->block(PortSlot{slot}));
+  ASSERT_EQ(topology->stages().size(), 3u);
+  for (u32 number = 0; const Topology::StagePlan& stage : topology->stages()) {
+    EXPECT_EQ(stage.number, number++);
+    EXPECT_EQ(stage.config->name, std::string(1, static_cast<char>('x' + stage.number)));
+    EXPECT_EQ(stage.last, stage.config->name != "y");
+    blocks.push_back(stage.block);
+  }
+  for (u16 slot = 0; slot < 3; ++slot)
+    for (u32 place = 0; place < topology->config().ports[slot].egress.size(); ++place)
+      blocks.push_back(topology->egress_block(PortSlot{slot}) + place);
+  EXPECT_THAT(blocks, ElementsAre(0, 1, 2, 3, 4, 5, 6, 7, 8)) << "ports, stages, and the places of each port's chain";
+  EXPECT_EQ(topology->blocks(), 9u);
+}
+
+TEST(Topology, knows_which_ports_a_pipeline_serves) {
+  const auto topology = built(small);
+  const auto& pipelines = topology->config().pipelines;
+  EXPECT_THAT(topology->ports_of(pipelines[0]), ElementsAre());
+  EXPECT_THAT(topology->ports_of(pipelines[1]), ElementsAre(PortSlot{0}, PortSlot{2}));
+  EXPECT_EQ(topology->first_stage(topology->config().ports[0]), &topology->stages()[1]);
+  EXPECT_EQ(topology->first_stage(topology->config().ports[1]), nullptr);
+}
+
+TEST(Topology, gives_the_same_ports_the_same_group) {
+  const std::string grouped =
+      replaced(replaced(small, "name = \"y\"", "name = \"y\"\ngrouped = true"), "name = \"z\"", "name = \"z\"\ngrouped = true");
+  const auto topology = built(grouped);
+  ASSERT_EQ(topology->groups().size(), 2u);
+  EXPECT_EQ(topology->groups()[0].name, "ab");
+  EXPECT_THAT(topology->groups()[0].ports, ElementsAre(PortSlot{1}, PortSlot{0})) << "in the order of the file";
+  EXPECT_EQ(topology->groups()[1].name, "");
+  EXPECT_THAT(topology->groups()[1].ports, ElementsAre(PortSlot{0}, PortSlot{2}));
+  for (u32 stage : {1u, 2u}) EXPECT_EQ(static_cast<Choosy&>(*topology->stages()[stage].stage).group, GroupSlot{1});
+  const auto of_file = built(replaced(grouped, R"(ports = ["b", "a"])", R"(ports = ["c", "a"])"));
+  EXPECT_EQ(of_file->groups().size(), 1u) << "in whatever order the file names them";
+}
+
+TEST(Topology, tells_the_problems_of_all_stages_at_once) {
+  const auto refused = build(replaced(replaced(small, "name = \"x\"", "size = 13"), "name = \"z\"", "name = \"z\"\nsize = 13"));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().failure, Failure::invalid);
+  EXPECT_EQ(refused.error().what, "test.toml:24:8: pipeline[0].stage[0].size: is 13\ntest.toml:33:8: pipeline[1].stage[1].size: is 13");
+}
+
+TEST(Topology, has_one_fingerprint_for_runs_whose_counters_mean_the_same) {
+  const std::string fingerprint = built(small)->fingerprint();
+  EXPECT_EQ(built(small)->fingerprint(), fingerprint);
+  for (const auto& [part, by] :
+       {std::pair("[weir]", "[weir]\nworkers = 3"), std::pair("name = \"small\"", "name = \"other\""),
+        std::pair("name = \"ab\"", "name = \"ba\""), std::pair("device = \"eth0\"", "device = \"eth0\"\nmode = \"native\""),
+        std::pair("name = \"z\"", "name = \"z\"\nsize = 2")})
+    EXPECT_EQ(built(replaced(small, part, by))->fingerprint(), fingerprint) << by;
+}
+
+TEST(Topology, has_another_fingerprint_when_a_counter_would_mean_something_else) {
+  const std::string without_b = replaced(small, "ports = [\"b\", \"a\"]", "ports = [\"a\"]");
+  const std::string fingerprint = built(without_b)->fingerprint();
+  for (const auto& [part, by] : {std::pair("[weir]", "[frames]\ncount = 999\n[weir]"), std::pair("[weir]", "[frames]\nsize = 4096\n[weir]"),
+                                 std::pair("\"eth0\"", "\"eth1\""), std::pair("name = \"c\"", "name = \"d\""),
+                                 std::pair("pipeline = \"second\"", "pipeline = \"first\""),
+                                 std::pair("[\"count\", \"paint\"]", "[\"paint\", \"count\"]"), std::pair("[\"paint\"]", "[]"),
+                                 std::pair("name = \"z\"", "name = \"w\""), std::pair("[[port]]\nname = \"b\"\ndriver = \"null\"\n", "")})
+    EXPECT_NE(built(replaced(without_b, part, by))->fingerprint(), fingerprint) << by;
+  for (const Plugin& later : {choosy({"new", "one"}), choosy({"one"}, {"new"}), choosy({})})
+    EXPECT_NE(built(without_b, later)->fingerprint(), fingerprint) << "a later version of the plugin, with other reasons or counters";
+}
+
+}  // namespace
+}  // namespace weir
