@@ -5,34 +5,35 @@
     source namespace   forwarder namespace   sink namespace
        live_source s0 ── f0  contender  f1 ── k0 sink (XDP: counts, drops)
 
-A slot is one contender in one round: it starts, probe frames must arrive whole, then a second of warm-up, then the window. The slots
-of a round lie next to each other in time and share what the machine does meanwhile: ratios are taken within a round, and each round
-starts with another contender. The sink counts only frames that equal what was sent, in the kernel.
+A slot is one contender in one round: it starts, probe frames must arrive whole, then a short warm-up, then the window. The slots of
+a round share what the machine does meanwhile: ratios are taken within a round, and the median over many rounds is what counts. The two
+of a ratio that has a target lie next to each other in time, each in front of the other in turn (A B, B A), and each round starts
+elsewhere. The sink counts only frames that equal what was sent, in the kernel.
 """
 import argparse
 import contextlib
 import json
 import os
 import pathlib
-import platform
 import re
 import secrets
 import shutil
 import signal
-import statistics
 import struct
 import subprocess
 import sys
 import tempfile
 import time
 
+from figures import HEADS, machine, spread, text
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FROM_MAC, TO_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 SOURCE_CPU, POLLER_CPU = 0, 1
 PLACEMENT = (f"CPU {SOURCE_CPU}: the source and, inline, XDP forwarders and the sink; "
              f"CPU {POLLER_CPU}: pollers (weir's worker, testpmd's lcores) and what they transmit, up to the sink")
-PROBES, PROBE_LIMIT_S, STOP_LIMIT_S, WARM_UP_S = 32, 15, 10, 1
-TRIES, FOREIGN_LIMIT = 4, 0.03
+PROBES, PROBE_LIMIT_S, STOP_LIMIT_S, WARM_UP_S = 32, 15, 10, 0.3
+AGAIN = 4  # a quarter of all slots at most is measured again when something else used the CPU: a run must end
 DISTURBED = "something else used the CPU"
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RATIOS = [("weir_kernel", "bare_egress", 0.95), ("weir_kernel", "bare", None), ("weir_kernel", "xdp_bench", None),
@@ -104,6 +105,8 @@ class Process:
         """The first line in which it complains, or else its first line."""
         self.log.seek(0)
         lines = [line.strip() for line in self.log if line.strip()]
+        if gone := re.search(r"failed to find kernel BTF type ID of '(\w+)'", "".join(lines)):
+            return f"this version needs the tracepoint {gone[1]}, which this kernel does not have"
         complaints = [line for line in lines if re.search(r"error|fail|cannot|could ?n.t|unable", line, re.IGNORECASE)]
         return (complaints + lines + [f"no message, exit code {self.popen.returncode}"])[0]
 
@@ -125,7 +128,7 @@ class Lab:
         self.id = secrets.token_hex(3)
         self.bench, self.weir = build / "bench", weir
         self.names = {role: f"bench-{self.id}-{role}" for role in ("source", "forwarder", "sink")}
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"bench-{self.id}-"))
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"bench-{self.id}-", dir="/run"))
         # DPDK keeps its files here; libxdp attaches alone, as cheap as it can, without a dispatcher in front.
         self.environment = {**os.environ, "RUNTIME_DIRECTORY": str(self.folder), "LIBXDP_SKIP_DISPATCHER": "1"}
         self.frame = self.folder / "frame"
@@ -290,13 +293,17 @@ def probe(lab, sink, watched):
 
 
 def measure(lab, name, seconds):
-    """One slot: frames per second, in millions, and the share of the window's CPU time that others took."""
+    """One slot: frames per second, in millions; the share of a CPU that others took in the window; all frames that came whole, and how many
+    the contender's egress program counted, if it has one."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(lab.wires())
         sink = stack.enter_context(lab.sink("forwarder", "f0") if name == "null" else lab.sink("sink", "k0"))
         watched = stack.enter_context(CONTENDERS[name](lab))
         probe(lab, sink, watched)
+        probed = sink.ask()[1]
         source = stack.enter_context(lab.running("source", lab.bench / "live_source", "s0", lab.frame, cpu=SOURCE_CPU))
+        if not wait_until(lambda: sink.ask()[1] > probed or source.ended(), PROBE_LIMIT_S):
+            raise CannotRun(f"no frame came through within {PROBE_LIMIT_S} s, after {probed} probe frames")
         time.sleep(WARM_UP_S)
         foreign, (start, frames, _, _) = foreign_seconds(), sink.ask()
         time.sleep(seconds)
@@ -305,81 +312,94 @@ def measure(lab, name, seconds):
             raise RuntimeError(source.complaint())
         if watched and watched.ended():
             raise CannotRun(f"ended while it forwarded: {watched.complaint()}")
-        if watched and watched.counted and (counted := watched.counted()) < whole:
+        counted = watched.counted() if watched and watched.counted else None
+        if counted is not None and counted < whole:
             raise CannotRun(f"its egress program counted {counted} frames, but {whole} came through")
         if other > whole // 1000:
             raise CannotRun(f"{other} frames came changed, {whole} whole")
-        return (whole - frames) * 1e3 / (end - start), foreign / seconds
+        return {"mpps": (whole - frames) * 1e3 / (end - start), "others": foreign / seconds, "frames": whole, "counted": counted}
 
 
-def measure_undisturbed(lab, name, seconds):
-    """The figure of a slot in which nobody else used the CPU, or None."""
-    for _ in range(TRIES):
-        mpps, foreign = measure(lab, name, seconds)
-        if foreign <= FOREIGN_LIMIT:
-            return mpps
-    return None
+def groups_of(names):
+    """Contenders that stay next to each other in time: the two of a ratio that has a target; each other one alone."""
+    pairs = [[above, below] for above, below, target in RATIOS if target and {above, below} <= set(names)]
+    return pairs + [[name] for name in names if not any(name in pair for pair in pairs)]
 
 
-def measure_rounds(lab, names, rounds, seconds):
-    """By contender: its figure in each round, None where there is none, and why it does not run."""
-    results = {name: {"mpps": [], "error": None} for name in names}
-    for number in range(rounds):
-        at = number % len(names)
-        for name in names[at:] + names[:at]:
-            result = results[name]
-            mpps = None
-            if not result["error"]:
-                try:
-                    mpps = measure_undisturbed(lab, name, seconds)
-                except CannotRun as reason:
-                    result["error"] = str(reason)
-            result["mpps"].append(mpps)
-            says = f"{mpps:.3f}" if mpps is not None else result["error"] or DISTURBED
-            print(f"round {number + 1}/{rounds} {name}: {says}", file=sys.stderr, flush=True)
+def in_turn(groups, number):
+    """A round's order: each round starts with the next group, and turns the pairs round."""
+    at = number % len(groups)
+    return [group[::-1] if number % 2 else group for group in groups[at:] + groups[:at]]
+
+
+def measure_group(lab, group, given, results):
+    """A slot of each contender that runs. Whether something else used the CPU in one."""
+    slots = {}
+    for name in group:
+        if not results[name]["error"]:
+            try:
+                slots[name] = measure(lab, name, given.seconds)
+                slots[name]["disturbed"] = slots[name]["others"] > given.others
+            except CannotRun as reason:
+                results[name]["error"] = str(reason)
+    return slots, any(slot["disturbed"] for slot in slots.values())
+
+
+def measure_rounds(lab, given):
+    """By contender: its slot in each round, None where there is none, and why it does not run."""
+    results = {name: {"slots": [], "error": None} for name in given.contenders}
+    groups = groups_of(given.contenders)
+    again = len(groups) * given.rounds // AGAIN
+    for number in range(given.rounds):
+        for group in in_turn(groups, number):
+            slots, disturbed = measure_group(lab, group, given, results)
+            if disturbed and again > 0:
+                again -= 1
+                slots, _ = measure_group(lab, group, given, results)
+            for name in group:
+                slot = None if results[name]["error"] else slots[name]
+                results[name]["slots"].append(slot)
+                says = results[name]["error"] or f"{slot['mpps']:.3f}{f', left out: {DISTURBED}' if slot['disturbed'] else ''}"
+                print(f"round {number + 1}/{given.rounds} {name}: {says}", file=sys.stderr, flush=True)
     return results
+
+
+def figures_of(result):
+    return [slot["mpps"] if slot and not slot["disturbed"] else None for slot in result["slots"]]
 
 
 def summarise(results):
     for result in results.values():
-        figures = [mpps for mpps in result["mpps"] if mpps is not None]
-        result["summary"] = spread(figures)
-        result["disturbed"] = 0 if result["error"] else len(result["mpps"]) - len(figures)
-
-
-def spread(values):
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)} if values else None
+        result["summary"] = spread([mpps for mpps in figures_of(result) if mpps is not None])
+        result["disturbed"] = sum(slot["disturbed"] for slot in result["slots"] if slot)
 
 
 def ratios(results):
     made = []
     for above, below, target in RATIOS:
-        pairs = zip(results.get(above, {}).get("mpps", []), results.get(below, {}).get("mpps", []))
-        values = [one / other for one, other in pairs if one is not None and other]
-        if values:
-            made.append({"ratio": f"{above}/{below}", **spread(values), "rounds": len(values), "target": target})
+        if above in results and below in results:
+            pairs = zip(figures_of(results[above]), figures_of(results[below]))
+            if seen := spread([one / other for one, other in pairs if one is not None and other]):
+                made.append({"ratio": f"{above}/{below}", **seen, "target": target})
     return made
 
 
 def remark(result):
     if result["error"]:
         return f"does not run: {result['error']}"
-    return f"{result['disturbed']} of {len(result['mpps'])} rounds left out: {DISTURBED}" if result["disturbed"] else ""
+    return f"{result['disturbed']} of {len(result['slots'])} rounds left out: {DISTURBED}" if result["disturbed"] else ""
 
 
 def show(report):
     print(f"bench veth: {report['size']}-byte UDP frames, {report['rounds']} rounds, windows of {report['seconds']:g} s; "
-          f"Linux {report['kernel']}, {report['cpu']}\n{PLACEMENT}\n")
-    print(f"{'contender':<26}{'M frames/s':>11}   min .. max")
+          f"{report['machine']}\n{PLACEMENT}\n\n{'M frames/s':<26}{HEADS}")
     for name, result in report["contenders"].items():
-        seen = result["summary"]
-        figures = f"{seen['median']:>11.3f}   {seen['min']:.3f} .. {seen['max']:.3f}" if seen else ""
-        print(f"{name:<26}{figures}   {remark(result)}".rstrip())
+        print(f"{name:<26}{text(result['summary']) if result['summary'] else ''}   {remark(result)}".rstrip())
     if report["ratios"]:
-        print(f"\n{'ratio within a round':<26}{'median':>11}   min .. max")
+        print(f"\n{'ratio within a round':<26}{HEADS}   rounds")
     for row in report["ratios"]:
         target = f"   target {row['target']:.2f}: {'met' if row['median'] >= row['target'] else 'missed'}" if row["target"] else ""
-        print(f"{row['ratio']:<26}{row['median']:>11.3f}   {row['min']:.3f} .. {row['max']:.3f}   {row['rounds']} rounds{target}")
+        print(f"{row['ratio']:<26}{text(row)}   {row['values']:>6}{target}")
 
 
 def stop(number, _):
@@ -394,8 +414,10 @@ def arguments():
     parser.add_argument("--build", type=pathlib.Path, default=build, help="build folder (default: %(default)s)")
     parser.add_argument("--weir", type=pathlib.Path, help="the weir program (default: apps/weir in the build folder)")
     parser.add_argument("--contenders", default=",".join(CONTENDERS), help="which, with commas (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2, help="length of a window")
+    parser.add_argument("--rounds", type=int, default=21, help="(default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="length of a window (default: %(default)s)")
+    parser.add_argument("--others", type=float, default=0.05, metavar="SHARE",
+                        help="of a CPU that others may use in a window, or it is left out (default: %(default)s)")
     parser.add_argument("--size", type=int, default=60, help="bytes of a frame, 60 to 1514")
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args()
@@ -408,13 +430,13 @@ def arguments():
 
 
 def enter_own_mounts():
-    """Goes on in mounts of its own: what a killed contender has pinned goes with them, and the namespaces do when this is killed."""
+    """Goes on in mounts of its own. All that is made lies in them and goes with the last process in them, whatever ends it."""
     if "WEIR_BENCH_MOUNTS" not in os.environ:
         os.environ["WEIR_BENCH_MOUNTS"] = "own"
         os.execvp("unshare", ["unshare", "--mount", sys.executable, *sys.argv])
-    os.makedirs("/run/netns", exist_ok=True)
-    run("mount", "-t", "tmpfs", "tmpfs", "/run/netns")
+    run("mount", "-t", "tmpfs", "tmpfs", "/run")
     run("mount", "-t", "bpf", "bpf", "/sys/fs/bpf")
+    os.mkdir("/run/netns")
 
 
 def main():
@@ -425,12 +447,10 @@ def main():
     for number in STOPS:
         signal.signal(number, stop)
     with Lab(given.build.resolve(), (given.weir or given.build / "apps" / "weir").resolve(), given.size) as lab:
-        results = measure_rounds(lab, given.contenders, given.rounds, given.seconds)
-    model = re.findall(r"^model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        results = measure_rounds(lab, given)
     summarise(results)
-    report = {"bench": "veth", "size": given.size, "seconds": given.seconds, "rounds": given.rounds, "kernel": platform.release(),
-              "cpu": f"{os.cpu_count()} CPUs {model[0] if model else platform.machine()}", "placement": PLACEMENT,
-              "contenders": results, "ratios": ratios(results)}
+    report = {"bench": "veth", "size": given.size, "seconds": given.seconds, "rounds": given.rounds, "others": given.others,
+              "machine": machine(), "placement": PLACEMENT, "contenders": results, "ratios": ratios(results)}
     print(json.dumps(report, indent=2)) if given.json else show(report)
     return 1 if any((result["error"] or not result["summary"]) and name not in OPTIONAL for name, result in results.items()) else 0
 

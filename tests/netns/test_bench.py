@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The benchmarks run, and check what they measure. How fast anything is, no test says."""
+import json
+import os
+import pathlib
+import secrets
+import subprocess
+import sys
+
+import pytest
+from lab import BUILD, ROOT, run, wait_until
+
+sys.path.insert(0, str(ROOT / "bench"))
+import figures
+
+pytestmark = [pytest.mark.skipif(not (BUILD / "bench" / "pipeline").exists(), reason=f"needs the benchmarks in {BUILD}: -Dbench=true"),
+              pytest.mark.skipif(not {0, 1} <= os.sched_getaffinity(0), reason="needs CPUs 0 and 1")]
+VETH = [ROOT / "bench" / "veth.py", "--build", BUILD, "--rounds", "1", "--others", "99", "--contenders", "bare_egress,weir_kernel,weir_af_xdp"]
+
+
+def test_every_contender_delivers_frames_and_its_egress_program_counts_them():
+    report = json.loads(run(*VETH, "--seconds", 0.2, "--json").stdout)
+    assert set(report["contenders"]) == {"bare_egress", "weir_kernel", "weir_af_xdp"}
+    for name, contender in report["contenders"].items():
+        assert contender["error"] is None, name
+        slot, = contender["slots"]
+        assert slot["frames"] > 32, (name, "the probe frames are not all")
+        assert slot["counted"] is None if name == "weir_af_xdp" else slot["counted"] >= slot["frames"], (name, slot)
+
+
+def marked(marker):
+    """The processes whose environment has this, and that still run."""
+    found = []
+    for file in pathlib.Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if marker.encode() in file.read_bytes():
+                found.append((file.parent / "comm").read_text().strip())
+        except OSError:  # it ended meanwhile
+            pass
+    return found
+
+
+def test_a_killed_run_leaves_nothing():
+    marker = secrets.token_hex(8)
+    with subprocess.Popen([*VETH, "--seconds", "60"], stderr=subprocess.DEVNULL, env={**os.environ, "WEIR_BENCH_TEST": marker}) as veth:
+        wait_until(lambda: {"live_source", "reference", "weir"} <= set(marked(marker)), "a slot of weir_kernel", 60)
+        veth.kill()
+    wait_until(lambda: not marked(marker), "every process has ended", 20)
+    folders = ("/run", "/run/netns", "/run/weir", "/sys/fs/bpf", "/sys/fs/bpf/weir", "/tmp")
+    assert [path for folder in folders for path in pathlib.Path(folder).glob("bench-*")] == []
+
+
+def test_every_frame_of_the_user_pipeline_comes_out_unchanged():
+    assert "63 cases" in run(BUILD / "bench" / "pipeline", "--check").stdout
+
+
+def test_the_pipeline_bench_reports_every_case():
+    report = json.loads(run(ROOT / "bench" / "pipeline.py", "--build", BUILD, "--rounds", 1, "--seconds", 0.0001, "--json").stdout)
+    assert {(case["empty"], case["burst"]) for case in report["cases"]} == {(empty, 1 << burst) for empty in range(9) for burst in range(7)}
+    assert [row["burst"] for row in report["stage"]] == [1, 2, 4, 8, 16, 32, 64]
+    assert report["counter"] is None or all(case["instructions"] > 0 for case in report["cases"])
+
+
+@pytest.mark.parametrize("number, low, high", [(5, None, None), (6, 1, 6), (15, 4, 12), (31, 10, 22)])
+def test_the_interval_of_the_median_is_that_of_the_tables(number, low, high):
+    seen = figures.spread(range(number, 0, -1))
+    assert (seen["low"], seen["high"]) == (low, high)
+    assert (seen["median"], seen["min"], seen["max"]) == ((number + 1) / 2, 1, number)
