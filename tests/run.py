@@ -10,6 +10,7 @@
     install   what `meson install` gives
     netns     real traffic through network namespaces; root
     sanitize  unit, bpf and netns once more with the build in build-sanitize
+    vm        Debian's other kernels under qemu; tests/vm/fetch brings them
 
 What cannot run says what it misses and counts as skipped."""
 import argparse
@@ -23,7 +24,7 @@ import time
 import xml.etree.ElementTree as xml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SUITES = ["unit", "bpf", "lint", "install", "netns", "sanitize"]
+SUITES = ["unit", "bpf", "lint", "install", "netns", "sanitize", "vm"]
 SANITIZED = ["unit", "bpf", "netns"]
 # The first finding ends a program, so that its test fails.
 SANITIZERS = {"ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
