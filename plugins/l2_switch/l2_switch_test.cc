@@ -480,8 +480,7 @@ TEST_F(KernelL2Switch, DecidesAsTheUserHalfAlone) {
   }
   EXPECT_GT(punts, 100u);
   EXPECT_LT(punts, 9000u) << "the kernel half does most of it";
-  for (const std::string& name : weir_plugin.counters)
-    EXPECT_EQ(kernel->counter(name) + user->counter(name), alone->counter(name)) << name;
+  for (const std::string& name : weir_plugin.counters) EXPECT_EQ(kernel->counter(name) + user->counter(name), alone->counter(name)) << name;
   for (const char* name : {"addresses", "aged"}) EXPECT_EQ(user->gauge(name), alone->gauge(name)) << name;
   EXPECT_GT(alone->gauge("aged"), 10u);
 }

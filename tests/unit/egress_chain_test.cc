@@ -120,11 +120,13 @@ TEST(EgressChain, carries_a_frame_on_from_where_a_program_left_its_bytes) {
 TEST(EgressChain, counts_a_reason_that_has_no_counter_as_a_drop_alone) {
   Chain chain;
   chain.append(signing, {'a'});
-  const account before = chain.accounts.user(0);
   EXPECT_TRUE(chain.run({text("x\xff")}).empty());
-  account after = chain.accounts.user(0);
-  EXPECT_EQ(std::exchange(after.verdict[WEIR_DROP], 0), 1u);
-  EXPECT_EQ(std::memcmp(&before, &after, sizeof after), 0);
+  EXPECT_EQ(std::exchange(chain.accounts.at(Chain::worker, 0).verdict[WEIR_DROP], 0), 1u);
+  for (u32 row = 0; row < chain.accounts.rows(); ++row)
+    for (u32 block = 0; block < chain.accounts.blocks(); ++block) {
+      const account untouched{};
+      EXPECT_EQ(std::memcmp(&chain.accounts.at(row, block), &untouched, sizeof untouched), 0) << "row " << row << ", block " << block;
+    }
 }
 
 TEST(EgressChain, gives_each_worker_a_state_and_all_one_configuration) {

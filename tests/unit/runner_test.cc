@@ -53,7 +53,7 @@ class Obeying final : public Stage {
 
 u32 sign(egress_frame* frame, const void*, void*) {
   if (frame->data[frame->length - 1] == 'x') return EGRESS_DROP(4);
-  frame->data[frame->length++] = '+';
+  frame->data[0] = 'R', frame->data[frame->length++] = '+';
   return EGRESS_TRANSMIT;
 }
 const egress_program signing{.name = "sign", .run = sign};
@@ -172,7 +172,7 @@ TEST(Runner, floods_by_copies_and_never_to_where_a_frame_came_from) {
   mill.sign_at(0);
   mill.arrive(1, "f0");
   mill.runner->poll();
-  EXPECT_EQ(mill.sent(0), Texts{"f0+"});
+  EXPECT_EQ(mill.sent(0), Texts{"R0+"});
   EXPECT_EQ(mill.sent(1), Texts{});
   EXPECT_EQ(mill.sent(2), Texts{"f0"}) << "what an egress program does to one copy does not show in another";
   EXPECT_EQ(mill.of(1).counter[WEIR_PORT_COPIES], 1u);
@@ -236,7 +236,7 @@ TEST(Runner, runs_the_egress_chain_before_a_port_takes_a_frame) {
   mill.path.ports[1].longest = 5;
   for (const char* text : {"r1 a", "r2 x", "r1 x", "r1 bc"}) mill.arrive(0, text);
   mill.runner->poll();
-  EXPECT_EQ(mill.sent(1), Texts{"r1 a+"});
+  EXPECT_EQ(mill.sent(1), Texts{"R1 a+"});
   EXPECT_EQ(mill.sent(2), Texts{"r2 x"});
   EXPECT_EQ(mill.of(Mill::first_egress + 1).drop[WEIR_DROP_OWN + 4], 1u);
   EXPECT_EQ(mill.dropped(1, WEIR_DROP_TOO_LONG), 1u) << "the length counts behind the programs";

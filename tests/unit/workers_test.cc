@@ -14,7 +14,7 @@ namespace {
 
 using namespace kit;
 
-// Ports whose frames come back at once, so that workers never run out of work: what a worker takes from one port it sends to the next.
+// Ports whose frames come back at once, so that workers never run out of work: what a worker takes from one port it sends to all.
 class Mills {
  public:
   static constexpr u32 ports = 4, frames = 600;
@@ -74,7 +74,7 @@ class Mills {
     explicit Onward(Mills& mills) : mills_(mills) {}
     void process(Burst& burst) noexcept override {
       ++mills_.busy;
-      for (Frame& frame : burst) burst.transmit(frame, PortSlot{static_cast<u16>((frame.port.value + 1) % ports)});
+      for (u32 to = 0; Frame & frame : burst) burst.transmit(frame, PortSlot{static_cast<u16>(to++ % ports)});
       mills_.passed += burst.size();
       --mills_.busy;
     }

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import sys
+import termios
 import tty
 
 WEIR = pathlib.Path("/weir")
@@ -50,10 +51,11 @@ def main():
         codes[program.name] = run(program, "--gtest_filter=Kernel*", "--gtest_brief=1", f"--gtest_output=xml:{REPORTS}/{program.name}.xml")
     said = {"codes": codes, "tainted": int(pathlib.Path("/proc/sys/kernel/tainted").read_text()),
             "reports": {file.stem: file.read_text() for file in REPORTS.iterdir()}}
-    with open("/dev/ttyS1", "wb", buffering=0) as port:
+    with open("/dev/ttyS1", "wb") as port:
         tty.setraw(port)
         port.write(json.dumps(said).encode())
-        tty.tcdrain(port)
+        port.flush()
+        termios.tcdrain(port)
 
 
 main()

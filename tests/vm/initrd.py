@@ -75,8 +75,11 @@ def packages():
 
 def kernel_tests(build):
     """The GoogleTest programs that have tests of kernel halves."""
-    programs = [path for path in sorted((build / "tests").rglob("*_tests")) if path.is_file()]
-    return [path for path in programs if "Kernel" in subprocess.run([path, "--gtest_list_tests"], capture_output=True, text=True, check=True).stdout]
+    def has_some(program):
+        listed = subprocess.run([program, "--gtest_list_tests"], capture_output=True, text=True, check=True).stdout
+        return re.search("^Kernel", listed, re.MULTILINE)
+
+    return [path for path in sorted((build / "tests").rglob("*_tests")) if path.is_file() and has_some(path)]
 
 
 def build_initrd(build, kernels):
@@ -94,7 +97,7 @@ def build_initrd(build, kernels):
     for package in packages():
         (initrd.tree if package.is_dir() else initrd.file)(package)
     for file in [build / "apps/weir", *build.glob("core/libweir.so.*"), *build.glob("plugins/*.so"), *kernel_tests(build)]:
-        if file.is_file():
+        if file.is_file():  # and not the folder of its objects
             initrd.file(file, pathlib.PurePath("/weir/build") / file.relative_to(build))
             binaries.append(file)
     initrd.libraries([*binaries, *STDLIB.glob("lib-dynload/*.so")])
