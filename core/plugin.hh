@@ -2,6 +2,7 @@
 // plugin: all that a user half includes.
 #pragma once
 
+#include "bpf/abi/link.h"
 #include "core/pipeline/stage.hh"
 
 // Changed whenever a plugin built against an earlier libweir would not fit.
@@ -14,7 +15,7 @@
   extern "C" __attribute__((visibility("default"))) const weir::Plugin weir_plugin; \
   const weir::Plugin weir_plugin{__VA_ARGS__};
 
-// kernel_half for the skeleton that bpftool makes of NAME.bpf.c: include "plugins/NAME/NAME.skel.h" first.
+// kernel_half for the skeleton that bpftool makes of NAME.bpf.c: include "NAME.skel.h" first.
 #define WEIR_KERNEL_HALF(skeleton)                      \
   []() -> std::span<const weir::u8> {                   \
     std::size_t size = 0;                               \

@@ -27,7 +27,7 @@ Result<> run(const Arguments& arguments) {
   auto topology = TRY(weir::load_topology(arguments.file, registry));
   const auto instance =
       TRY(weir::Instance::start(std::move(topology), registry, {.user_only = arguments.user_only, .keep = arguments.keep}));
-  for (const std::string& warning : instance->warnings()) fmt::print(stderr, "weir: warning: {}\n", warning);
+  for (const std::string& warning : instance->warnings()) std::fputs(fmt::format("weir: warning: {}\n", warning).c_str(), stderr);
   return weir::serve(*instance, stop);
 }
 
@@ -40,8 +40,8 @@ Result<> check(const Arguments& arguments) {
   return {};
 }
 
-// A live view on a terminal, one table after the other elsewhere; until SIGINT, or until the instance ends.
-Result<> watch(const std::string& instance) {
+// A live view on a terminal, one table after the other elsewhere, or one line of JSON; until SIGINT, or until the instance ends.
+Result<> watch(const std::string& instance, bool as_json) {
   const weir::Fd stop = TRY(weir::catch_stop_signals());
   const bool terminal = ::isatty(STDOUT_FILENO) == 1;
   json before = TRY(weir::ask(instance, {{"ask", "stats"}}));
@@ -49,8 +49,10 @@ Result<> watch(const std::string& instance) {
     pollfd wait{stop.get(), POLLIN, 0};
     if (::poll(&wait, 1, 1000) > 0) return {};
     json now = TRY(weir::ask(instance, {{"ask", "stats"}}));
-    fmt::print("{}{}: up {:.0f} s\n\n{}\n", terminal ? "\033[H\033[2J" : "", instance, now["uptime_s"].get<double>(),
-               show_rates(before, now));
+    if (as_json) fmt::print("{}\n", now.dump());
+    else
+      fmt::print("{}{}: up {:.0f} s\n\n{}\n", terminal ? "\033[H\033[2J" : "", instance, now["uptime_s"].get<double>(),
+                 show_rates(before, now));
     if (std::fflush(stdout) != 0) return {};  // whoever read has gone
     before = std::move(now);
   }
@@ -58,7 +60,7 @@ Result<> watch(const std::string& instance) {
 
 Result<> stats(const Arguments& arguments) {
   const std::string instance = TRY(weir::find_instance(arguments.instance));
-  if (arguments.watch) return watch(instance);
+  if (arguments.watch) return watch(instance, arguments.as_json);
   const json answer = TRY(weir::ask(instance, {{"ask", "stats"}}));
   fmt::print("{}", arguments.as_json ? answer.dump(2) + "\n" : show_stats(answer));
   return {};
@@ -92,7 +94,7 @@ void complain(const weir::Error& error) {
   const bool positions = error.failure == weir::Failure::invalid && error.what.find(".toml:") != std::string::npos;
   for (std::size_t start = 0; start <= error.what.size();) {
     const std::size_t end = std::min(error.what.find('\n', start), error.what.size());
-    fmt::print(stderr, "{}{}\n", positions ? "" : "weir: ", error.what.substr(start, end - start));
+    std::fputs(fmt::format("{}{}\n", positions ? "" : "weir: ", error.what.substr(start, end - start)).c_str(), stderr);
     start = end + 1;
   }
 }
@@ -123,7 +125,7 @@ int main(int count, char** words) {
   to_run->add_flag("--detach-on-exit", arguments.detach_on_exit, "at the end, take the programs off the devices (default)")->excludes(keep);
   add("check", "check a configuration; needs no privileges", check, &app)->add_option("FILE", arguments.file, "configuration")->required();
   CLI::App* to_count = to_instance(add("stats", "counters of a running instance", stats, &app));
-  to_count->add_flag("--watch", arguments.watch, "rates, every second");
+  to_count->add_flag("--watch", arguments.watch, "rates, every second; with --json the counters, a line each time");
   CLI::App* maps = app.add_subcommand("devmap", "device entries and groups of a running instance");
   maps->require_subcommand(1);
   to_instance(add("list", "each entry with the program on it", devmap, maps));
@@ -136,9 +138,14 @@ int main(int count, char** words) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
-  if (const Result<> done = command(arguments); !done) {
-    complain(done.error());
-    return done.error().failure == weir::Failure::invalid ? 2 : 1;
+  try {
+    if (const Result<> done = command(arguments); !done) {
+      complain(done.error());
+      return done.error().failure == weir::Failure::invalid ? 2 : 1;
+    }
+  } catch (const std::exception& error) {  // of a library: memory, threads, or a terminal that has gone
+    complain({weir::Failure::failed, error.what()});
+    return 1;
   }
   return 0;
 }

@@ -163,7 +163,7 @@ std::string show_stats(const json& stats) {
   text += fmt::format("account: {} rx + {} copies = {} tx + {} to_stack + {} drop + {} held, difference {}\n", number(sum, "rx"),
                       number(sum, "copies"), number(sum, "tx"), number(sum, "to_stack"), number(sum, "drop"), number(sum, "held"),
                       sum["difference"].get<std::int64_t>());
-  for (const json& warning : stats["warnings"]) text += fmt::format("warning: {}\n", warning.get<std::string>());
+  for (const json& warning : stats["warnings"]) text += fmt::format("said at start: {}\n", warning.get<std::string>());
   return text;
 }
 
@@ -174,7 +174,7 @@ std::string show_rates(const json& before, const json& now) {
     const json &then = before["ports"][i], &port = now["ports"][i];
     std::vector<std::string> row{port["name"]};
     for (const char* key : {"rx", "redirect", "flood", "punt", "to_stack", "drop", "tx_kernel", "tx_user"})
-      row.push_back(fmt::format("{:.0f}", static_cast<double>(port[key].get<std::uint64_t>() - then[key].get<std::uint64_t>()) / seconds));
+      row.push_back(fmt::format("{:.0f}", std::max(0.0, port[key].get<double>() - then[key].get<double>()) / seconds));
     table.add(std::move(row));
   }
   return table.text() + extras(now) + egress_table(now) + drops_table(now);

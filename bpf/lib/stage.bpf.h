@@ -13,7 +13,8 @@ static __always_inline stage_verdict next(void) { return STAGE_VERDICT(WEIR_NEXT
 static __always_inline stage_verdict redirect(__u32 port) { return STAGE_VERDICT(WEIR_REDIRECT, port); }
 static __always_inline stage_verdict flood(__u32 group) { return STAGE_VERDICT(WEIR_FLOOD, group); }
 static __always_inline stage_verdict to_stack(void) { return STAGE_VERDICT(WEIR_TO_STACK, 0); }
-/* Reasons count from 0, in the order in which the plugin declares them. */
+/* redirect() and flood() become a punt where only user space can send the frame: a half that has changed the frame must be one whose user
+ * half finds nothing left to change in it. Reasons count from 0, in the order in which the plugin declares them. */
 static __always_inline stage_verdict punt(__u32 reason) { return STAGE_VERDICT(WEIR_PUNT, reason); }
 static __always_inline stage_verdict drop(__u32 reason) { return STAGE_VERDICT(WEIR_DROP, reason); }
 

@@ -2,6 +2,8 @@
 // node: read a checked table.
 #include "core/config/node.hh"
 
+#include <fmt/ranges.h>
+
 #include "core/config/config.hh"
 
 namespace weir {
@@ -27,7 +29,31 @@ std::string joined(const std::string& path, std::string_view key) {
   return fmt::format("{}{}{}", path, path.empty() || path.back() == '\0' ? "" : ".", key);
 }
 
+struct Writer {
+  std::string text;
+  void operator()(bool value) { text += value ? "true" : "false"; }
+  void operator()(i64 value) { text += std::to_string(value); }
+  void operator()(const std::string& value) { text += fmt::format("\"{}\"", value); }
+  void operator()(const Mac& value) { text += fmt::format("{:02x}", fmt::join(value, ":")); }
+  void operator()(const std::vector<ConfigValue>& values) {
+    text += "[";
+    for (const ConfigValue& each : values) std::visit(*this, each.value), text += ",";
+    text += "]";
+  }
+  void operator()(const ConfigTable& table) {
+    text += "{";
+    for (const auto& [key, value] : table) text += key + "=", std::visit(*this, value.value), text += ",";
+    text += "}";
+  }
+};
+
 }  // namespace
+
+std::string ConfigNode::text() const {
+  Writer writer;
+  writer(values_);
+  return writer.text;
+}
 
 ConfigNode::ConfigNode(std::string path, Position at, ConfigTable values) : path_(std::move(path)), at_(at), values_(std::move(values)) {}
 

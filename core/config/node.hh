@@ -48,6 +48,7 @@ class ConfigNode {
   [[nodiscard]] std::vector<ConfigNode> tables(std::string_view key) const;        // a list of tables, or one; empty when left out
   [[nodiscard]] Position at(std::string_view key) const noexcept;                  // of the key's value, else of the table
   [[nodiscard]] Position at() const noexcept { return at_; }
+  [[nodiscard]] std::string text() const;  // all keys and values: equal for tables that say the same
 
   // The error of a constructor that refuses a key's value, with its position: "FILE:LINE:COL: path.key: what".
   [[nodiscard]] std::unexpected<Error> refuse(std::string_view key, std::string_view what) const;

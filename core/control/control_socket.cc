@@ -16,7 +16,8 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int patience_ms = 1000;         // for a client that has connected and says nothing
+constexpr int patience_ms = 100;  // for a client that has connected and says nothing: devices are not watched meanwhile
+constexpr int answer_ms = 5000;
 constexpr std::size_t longest = 4 << 20;  // bytes of a message
 
 Result<sockaddr_un> address_of(const std::string& path) {
@@ -46,7 +47,8 @@ Result<std::string> receive(int fd, int timeout_ms) {
 }
 
 Result<> send(int fd, const json& message) {
-  const std::string text = message.dump();
+  // A device's name may be any bytes.
+  const std::string text = message.dump(-1, ' ', false, json::error_handler_t::replace);
   if (::send(fd, text.data(), text.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(text.size()))
     return fail_errno(errno, fmt::format("write {} bytes to the control socket", text.size()));
   return {};
@@ -91,7 +93,7 @@ Result<json> ask(const std::string& instance, const json& question) {
     return fail_errno(err, fmt::format("connect to instance {} at {}", instance, path));
   }
   TRY_VOID(send(fd.get(), question));
-  const json answer = json::parse(TRY(receive(fd.get(), 5 * patience_ms)), nullptr, false);
+  const json answer = json::parse(TRY(receive(fd.get(), answer_ms)), nullptr, false);
   if (const auto why = answer.find("error"); why != answer.end() && why->is_string())
     return fail("instance {}: {}", instance, why->get<std::string>());
   if (!answer.contains("ok")) return fail("instance {}: its answer is not one; is it of the same version?", instance);

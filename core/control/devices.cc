@@ -4,6 +4,7 @@
 
 #include <linux/if_ether.h>
 
+#include <algorithm>
 #include <map>
 
 #include "core/port/xsk.hh"
@@ -15,8 +16,9 @@ constexpr u32 vlan_tag = 4;
 
 void report(std::string& problems, const std::string& line) { problems += (problems.empty() ? "" : "\n") + line; }
 
-// What of a frame's memory is left for bytes: the kernel keeps its headroom in front (XDP_PACKET_HEADROOM, linux/bpf.h).
-constexpr u32 payload(u32 frame_size) { return frame_size - 256; }
+// What of a frame's memory is left for bytes: the kernel keeps its headroom in front (XDP_PACKET_HEADROOM, linux/bpf.h), and a driver
+// without multi-buffer frames keeps 320 bytes of a page of its own behind (struct skb_shared_info).
+constexpr u32 payload(u32 frame_size) { return std::min(frame_size - 256u, 4096u - 256u - 320u); }
 
 std::string mtu_problem(const PortConfig& port, const Netdev& netdev, u32 frame_size) {
   const u32 room = payload(frame_size) - ETH_HLEN - vlan_tag;
@@ -44,6 +46,14 @@ std::string napi_warning(const PortConfig& port, const Netdev& netdev, const Vet
       "port {}: the peer of {}, {}{}, has neither GRO nor an XDP program and would lose what is redirected to it: frames for this "
       "port take the slower way through user space until, there: ethtool -K {} gro on",
       port.name, netdev.name, peer.name, peer.netns.empty() ? "" : " in namespace " + peer.netns, peer.name);
+}
+
+std::string unknown_warning(const PortConfig& port, const Netdev& netdev) {
+  return fmt::format(
+      "port {}: the peer of {} cannot be seen (weir needs CAP_SYS_ADMIN to look into other network namespaces): without GRO or an XDP "
+      "program "
+      "it loses what is redirected to it, and counts as peer_no_napi; if unsure, there: ethtool -K DEVICE gro on tx off",
+      port.name, netdev.name);
 }
 
 std::string checksum_warning(const PortConfig& port, const Netdev& netdev, const VethPeer& peer) {
@@ -82,6 +92,7 @@ Result<std::vector<Device>> look_at_devices(const Config& config, std::vector<st
                                      port.device, port.device));
     const VethPeer peer = veth_peer(*netdev);
     const bool redirectable = peer.state != VethPeer::State::missing;
+    if (peer.state == VethPeer::State::unknown) warnings.push_back(unknown_warning(port, *netdev));
     if (!redirectable) warnings.push_back(napi_warning(port, *netdev, peer));
     if (peer.leaves_checksums && !port.pipeline.empty()) warnings.push_back(checksum_warning(port, *netdev, peer));
     devices.push_back({PortSlot{slot}, *netdev, netdev->queues, redirectable});

@@ -40,9 +40,12 @@ Instance::Instance(std::unique_ptr<Topology> topology, const Registry& registry,
     : topology_(std::move(topology)), registry_(registry), options_(options), lock_(std::move(lock)) {}
 
 Instance::~Instance() {
-  const bool ran = workers_ != nullptr;
+  if (kernel_ && !ran_) {
+    kernel_->give_back();
+    forget_prepared_layout(name());
+  }
   workers_.reset();
-  if (kernel_ && ran && !options_.keep) {
+  if (kernel_ && ran_ && !options_.keep) {
     kernel_->detach();
     forget_layout(name());
   }
@@ -52,9 +55,11 @@ Instance::~Instance() {
 
 Result<> Instance::inspect() {
   devices_ = TRY(look_at_devices(topology_->config(), warnings_));
-  worker_count_ = topology_->config().workers != 0 ? topology_->config().workers : static_cast<u32>(allowed_cpus().size());
   u32 queues = 0;
   for (const Device& device : devices_) queues += device.queues;
+  // A worker without a queue would only hold free frames.
+  worker_count_ = std::min(static_cast<u32>(allowed_cpus().size()), std::max(queues, 1u));
+  if (topology_->config().workers != 0) worker_count_ = topology_->config().workers;
   if (queues > 0 && fill_per_queue() < least_fill)
     return invalid("[frames] count = {}: {} queues and {} workers need at least {}", topology_->config().frame_count, queues, worker_count_,
                    2 * least_fill * queues + FrameCache::capacity * worker_count_);
@@ -238,21 +243,27 @@ Result<> Instance::open_sockets() {
 }
 
 Result<> Instance::go() {
+  // All that may fail comes before a device is touched, but for the pins, and these can be undone.
   if (kernel_) {
-    TRY_VOID(kernel_->attach(kernel_ports_));
     std::vector<HostStack::Entry> ports;
-    for (const KernelPort& port : kernel_ports_)
-      ports.push_back({port.slot, port.ifindex, port.mode == Mode::generic ? kernel_->mark() : 0});
+    for (const KernelPort& port : kernel_ports_) ports.push_back({port.slot, port.ifindex, kernel_->mark()});
     stack_ = TRY(HostStack::create(ports));
     path_->stack = stack_.get();
-    TRY_VOID(kernel_->pin());
-    TRY_VOID(note_layout(name(), layout()));
+    TRY_VOID(prepare_layout(name(), layout()));
   }
+  workers_ = TRY(Workers::start(make_runners(), allowed_cpus()));
+  if (kernel_) {
+    TRY_VOID(kernel_->attach(kernel_ports_));
+    forget_layout(name());
+    TRY_VOID(kernel_->pin());
+    TRY_VOID(commit_layout(name()));
+  }
+  ran_ = true;
   for (const KernelPort& port : kernel_ports_)
     if (port.mode == Mode::generic && topology_->config().ports[port.slot.value].mode == Mode::automatic)
-      warnings_.push_back(
-          fmt::format("port {}: the driver of {} has no native XDP; it runs in generic mode, which is slower", port.name, port.device));
-  workers_ = TRY(Workers::start(make_runners(), allowed_cpus()));
+      warnings_.push_back(fmt::format("port {}: the driver of {} has no native XDP; it runs in generic mode, which is slower{}", port.name,
+                                      port.device,
+                                      port.takes_redirects ? "" : ", and what native ports send to it goes through user space"));
   return {};
 }
 

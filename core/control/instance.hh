@@ -93,6 +93,7 @@ class Instance {
   std::unique_ptr<Workers> workers_;
   u32 worker_count_ = 0;
   bool adopted_ = false;
+  bool ran_ = false;  // start() came to its end
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
 };
 

@@ -3,7 +3,6 @@
 #include "core/control/run_folder.hh"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -27,6 +26,17 @@ bool same_file(int fd, const std::string& path) {
   return ::fstat(fd, &held) == 0 && ::stat(path.c_str(), &there) == 0 && held.st_ino == there.st_ino;
 }
 
+// The whole file. An open file description's own lock, as flock() gives it, but one that can be seen without being taken for a moment: who
+// only looks must not be in the way of an instance that starts.
+constexpr struct flock whole_file = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+
+// A killed one leaves its socket, but not its lock.
+bool runs(const std::string& instance) {
+  const Fd file(::open((folder / (instance + ".lock")).c_str(), O_RDONLY | O_CLOEXEC));
+  struct flock found = whole_file;
+  return file && ::fcntl(file.get(), F_OFD_GETLK, &found) == 0 && found.l_type != F_UNLCK;
+}
+
 }  // namespace
 
 std::string socket_path(const std::string& instance) { return folder / (instance + ".sock"); }
@@ -35,7 +45,7 @@ std::vector<std::string> instances() {
   std::vector<std::string> names;
   std::error_code error;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, error))
-    if (entry.path().extension() == ".sock") names.push_back(entry.path().stem());
+    if (entry.path().extension() == ".sock" && runs(entry.path().stem())) names.push_back(entry.path().stem());
   std::ranges::sort(names);
   return names;
 }
@@ -48,7 +58,8 @@ Result<InstanceLock> InstanceLock::take(const std::string& instance) {
   while (true) {
     Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     if (!fd) return fail_errno(errno, fmt::format("open {} (weir needs root)", path));
-    if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    struct flock wanted = whole_file;
+    if (::fcntl(fd.get(), F_OFD_SETLK, &wanted) != 0) {
       char owner[32] = {};
       static_cast<void>(::pread(fd.get(), owner, sizeof owner - 1, 0));
       return fail("instance {} is already running (process {}); stop it, or give this one another [weir] name", instance, owner);
@@ -72,14 +83,22 @@ std::string noted_layout(const std::string& instance) {
   return text.str();
 }
 
-Result<> note_layout(const std::string& instance, const std::string& text) {
-  const std::string path = layout_path(instance), fresh = path + ".new";
+Result<> prepare_layout(const std::string& instance, const std::string& text) {
+  const std::string fresh = layout_path(instance) + ".new";
   std::ofstream file(fresh, std::ios::trunc);
   file << text;
   file.close();
-  if (!file || ::rename(fresh.c_str(), path.c_str()) != 0) return fail_errno(errno, fmt::format("write {}", path));
+  if (!file) return fail_errno(errno, fmt::format("write {}", fresh));
   return {};
 }
+
+Result<> commit_layout(const std::string& instance) {
+  const std::string path = layout_path(instance);
+  if (::rename((path + ".new").c_str(), path.c_str()) != 0) return fail_errno(errno, fmt::format("write {}", path));
+  return {};
+}
+
+void forget_prepared_layout(const std::string& instance) noexcept { ::unlink((layout_path(instance) + ".new").c_str()); }
 
 void forget_layout(const std::string& instance) noexcept { ::unlink(layout_path(instance).c_str()); }
 

@@ -29,7 +29,10 @@ class InstanceLock {
 
 // What an earlier run noted on the layout of what it pinned; empty: nothing.
 std::string noted_layout(const std::string& instance);
-Result<> note_layout(const std::string& instance, const std::string& text);
+// A new note goes beside it, and then in its place.
+Result<> prepare_layout(const std::string& instance, const std::string& text);
+Result<> commit_layout(const std::string& instance);
+void forget_prepared_layout(const std::string& instance) noexcept;
 void forget_layout(const std::string& instance) noexcept;
 
 }  // namespace weir

@@ -33,7 +33,7 @@ Result<> serve(Instance& instance, const Fd& stop) {
   if (!clock || ::timerfd_settime(clock.get(), 0, &every_second, nullptr) != 0) return fail_errno(errno, "start the clock");
   const LinkEvents links = TRY(LinkEvents::open());
   instance.tick();
-  fmt::print("weir: {}: forwarding\n", instance.name());
+  std::fputs(fmt::format("weir: {}: forwarding\n", instance.name()).c_str(), stdout);  // fmt::print() throws when nobody reads
   std::fflush(stdout);
   std::array<pollfd, 4> wait{
       {{stop.get(), POLLIN, 0}, {clock.get(), POLLIN, 0}, {socket.descriptor(), POLLIN, 0}, {links.descriptor(), POLLIN, 0}}};

@@ -96,8 +96,13 @@ std::string Topology::fingerprint() const {
     text += "\n";
   }
   for (const StagePlan& stage : stages_)
-    text += fmt::format("stage {} {} {}: {}; {}\n", stage.pipeline->name, stage.config->name, stage.config->plugin,
+    text += fmt::format("stage {} {} {}: {}; {}\n", stage.pipeline->name, stage.config->name, stage.config->keys.text(),
                         fmt::join(stage.plugin->drops, " "), fmt::join(stage.plugin->counters, " "));
+  for (const Group& group : groups_) {
+    text += "group " + group.name;
+    for (PortSlot port : group.ports) text += fmt::format(" {}", port.value);
+    text += "\n";
+  }
   return text;
 }
 

@@ -46,7 +46,7 @@ class Topology {
   [[nodiscard]] u32 block(PortSlot port) const noexcept { return port.value; }
   [[nodiscard]] u32 egress_block(PortSlot port) const noexcept { return egress_blocks_[port.value]; }
   [[nodiscard]] u32 blocks() const noexcept { return blocks_; }
-  // Equal for two runs whose counters and tables mean the same things.
+  // Equal for two runs whose counters, tables and settings mean the same things.
   [[nodiscard]] std::string fingerprint() const;
 
  private:

@@ -21,6 +21,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* usual = "/sys/fs/bpf";
 constexpr const char* own = "/run/weir/bpf";
+constexpr const char* fresh_ending = "_new";
 
 // Held while a folder is made or the last one is taken away, so that no instance mounts what another is about to unmount. A lock on the
 // folder itself, which leaves no file.
@@ -66,15 +67,24 @@ Result<PinFolder> PinFolder::open(const std::string& instance) {
 
 Fd PinFolder::get(const std::string& name) const { return Fd(::bpf_obj_get((path_ + "/" + name).c_str())); }
 
-Result<> PinFolder::put(const std::string& name, int fd) const {
-  // A pin is renamed into place: a reader, or a crash in between, finds the old object or the new one.
-  const std::string to = path_ + "/" + name, fresh = to + "_new";
+Result<> PinFolder::prepare(const std::string& name, int fd) const {
+  const std::string fresh = path_ + "/" + name + fresh_ending;
   ::unlink(fresh.c_str());
-  if (::bpf_obj_pin(fd, fresh.c_str()) != 0) return fail_errno(errno, fmt::format("pin {}", to));
+  if (::bpf_obj_pin(fd, fresh.c_str()) != 0) return fail_errno(errno, fmt::format("pin {}/{}", path_, name));
+  return {};
+}
+
+Result<> PinFolder::commit(const std::string& name) const {
+  const std::string to = path_ + "/" + name, fresh = to + fresh_ending;
   if (::rename(fresh.c_str(), to.c_str()) == 0) return {};
   ::unlink(to.c_str());
   if (::rename(fresh.c_str(), to.c_str()) != 0) return fail_errno(errno, fmt::format("pin {}", to));
   return {};
+}
+
+void PinFolder::forget_prepared() const noexcept {
+  for (const std::string& name : names())
+    if (name.ends_with(fresh_ending)) remove(name);
 }
 
 void PinFolder::remove(const std::string& name) const noexcept { ::unlink((path_ + "/" + name).c_str()); }

@@ -23,8 +23,12 @@ class PinFolder {
 
   // The pinned object's descriptor; invalid when there is none of that name.
   [[nodiscard]] Fd get(const std::string& name) const;
-  // Pins `fd` under the name, in place of what stood there.
-  Result<> put(const std::string& name, int fd) const;
+  // Pins `fd` beside what stands under the name; commit() puts it in its place. A reader, or a crash in between, finds the old object or
+  // the new one.
+  Result<> prepare(const std::string& name, int fd) const;
+  Result<> commit(const std::string& name) const;
+  // What was prepared and not committed.
+  void forget_prepared() const noexcept;
   void remove(const std::string& name) const noexcept;
   [[nodiscard]] std::vector<std::string> names() const;
   // Removes every pin but those of `keep`, and the folder when it is empty.

@@ -17,9 +17,15 @@ thread_local std::string libbpf_said;
 
 __attribute__((format(printf, 2, 0))) int listen_to_libbpf(libbpf_print_level level, const char* format, va_list arguments) {
   if (level == LIBBPF_DEBUG) return 0;
-  char line[2048];
-  int length = std::vsnprintf(line, sizeof line, format, arguments);
-  libbpf_said.append(line, std::min<std::size_t>(static_cast<std::size_t>(std::max(length, 0)), sizeof line - 1));
+  va_list again;
+  va_copy(again, arguments);
+  const int length = std::vsnprintf(nullptr, 0, format, again);
+  va_end(again);
+  if (length <= 0) return length;
+  std::string line(static_cast<std::size_t>(length) + 1, '\0');  // the verifier's whole log comes at once
+  std::vsnprintf(line.data(), line.size(), format, arguments);
+  line.pop_back();
+  libbpf_said += line;
   return length;
 }
 
@@ -31,7 +37,7 @@ std::string verifier_reason() {
   for (std::size_t start = 0; start < text.size();) {
     std::size_t end = std::min(text.find('\n', start), text.size());
     std::string line = text.substr(start, end - start);
-    if (!line.empty() && !line.starts_with("processed ") && !line.starts_with("libbpf: prog") && !line.starts_with("verification time"))
+    if (!line.empty() && !line.starts_with("processed ") && !line.starts_with("libbpf: ") && !line.starts_with("verification time"))
       reason = line;
     start = end + 1;
   }
@@ -164,7 +170,8 @@ Result<> BpfObject::load() {
   if (err == 0) return {};
   if (err == -EPERM || err == -EACCES) {
     if (std::string reason = verifier_reason(); err == -EACCES && !reason.empty())
-      return fail("{}: the kernel's verifier refuses its program: {}", name_, reason);
+      return fail("{}: the kernel's verifier refuses its program, as it does more often without CAP_PERFMON (run weir as root): {}", name_,
+                  reason);
     return fail_errno(-err,
                       fmt::format("{}: load its BPF programs (weir needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: run it as root)", name_));
   }

@@ -58,6 +58,12 @@ Result<> XdpLink::replace(int program_fd) const {
   return {};
 }
 
+Fd XdpLink::program() const noexcept {
+  bpf_link_info info{};
+  u32 size = sizeof info;
+  return Fd(::bpf_obj_get_info_by_fd(link_.get(), &info, &size) == 0 ? ::bpf_prog_get_fd_by_id(info.prog_id) : -1);
+}
+
 void XdpLink::detach() noexcept {
   if (link_) ::bpf_link_detach(link_.get());
   link_ = Fd();

@@ -21,6 +21,8 @@ class XdpLink {
   // The next frame meets the other program; no frame meets none.
   Result<> replace(int program_fd) const;
   void detach() noexcept;
+  // The attached program; invalid when it cannot be had.
+  [[nodiscard]] Fd program() const noexcept;
   [[nodiscard]] int fd() const noexcept { return link_.get(); }
 
  private:

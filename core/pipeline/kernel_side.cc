@@ -38,7 +38,7 @@ std::string pin_name(std::string name) {
   return name;
 }
 
-std::string link_pin(const KernelPort& port) { return pin_name("link_" + port.device); }
+std::string link_pin(const KernelPort& port) { return fmt::format("link_{}", port.ifindex.value); }
 
 bpf_devmap_val entry_of(Ifindex device, int program_fd) {
   bpf_devmap_val value{};
@@ -70,8 +70,8 @@ Result<u8*> KernelMemory::bytes(std::string_view name, std::size_t entry, u32 co
   return at;
 }
 
-Result<> KernelMemory::pin() const {
-  for (const auto& [name, held] : held_) TRY_VOID(pins_.put(name, held.map.fd()));
+Result<> KernelMemory::prepare_pins() const {
+  for (const auto& [name, held] : held_) TRY_VOID(pins_.prepare(name, held.map.fd()));
   return {};
 }
 
@@ -81,7 +81,9 @@ std::vector<std::string> KernelMemory::pin_names() const {
   return names;
 }
 
-void fill_egress_config(const egress_program& program, const ConfigNode& keys, const Mac& device, u8* config) noexcept {
+void fill_egress_config(const egress_program& program, const ConfigNode& keys, const Mac& device, u8* into) {
+  std::vector<u8> made(program.config_size);  // an earlier run's keys are in the other
+  u8* config = made.data();
   for (const egress_key* key = program.keys; key->type != EGRESS_KEY_END; ++key) {
     const bool of_port = key->fallback != nullptr && std::string_view(key->fallback) == "port";
     if (!keys.has(key->name) && !of_port) continue;
@@ -94,6 +96,7 @@ void fill_egress_config(const egress_program& program, const ConfigNode& keys, c
     }
     if (key->present != 0) config[key->present] = 1;
   }
+  std::ranges::copy(made, into);
 }
 
 KernelSide::KernelSide(PinFolder pins, const Shape& shape)
@@ -208,7 +211,7 @@ int KernelSide::entry_program(PortSlot port) const noexcept {
 
 Result<> KernelSide::set_entry(const KernelPort& port) {
   const bpf_devmap_val entry = entry_of(port.ifindex, entry_program(port.slot));
-  if (port.redirectable) return ports_.set(port.slot.value, &entry);
+  if (port.redirectable && port.takes_redirects) return ports_.set(port.slot.value, &entry);
   ports_.remove(port.slot.value);
   return {};
 }
@@ -219,11 +222,16 @@ Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& mem
   BpfMap map = TRY(BpfMap::create("group", {BPF_MAP_TYPE_DEVMAP, 4, sizeof(bpf_devmap_val), WEIR_MAX_PORTS, 0}));
   group_targets targets{};
   targets.longest = ~0u;
+  const bool generic = std::ranges::any_of(ports, [](const KernelPort& port) { return port.mode == Mode::generic; });
   std::vector<PortSlot> reachable;  // a broadcast would skip a device that is down without a word
   for (PortSlot member : members) {
     auto port = std::ranges::find(ports, member, &KernelPort::slot);
-    if (port == ports.end() || !port->redirectable) targets.longest = 0;  // only user space sends there
-    if (port == ports.end() || !port->redirectable || port->longest == 0) continue;
+    const bool redirectable = port != ports.end() && port->redirectable && port->takes_redirects;
+    if (!redirectable) targets.longest = 0;  // only user space sends there
+    if (!redirectable || port->longest == 0) continue;
+    // In generic mode the clones of a frame share its bytes (kernel/bpf/devmap.c, dev_map_redirect_clone), and a program may write into
+    // them.
+    if (generic && !egress_[member.value].empty()) targets.longest = 0;
     targets.longest = std::min(targets.longest, port->longest);
     const bpf_devmap_val entry = entry_of(port->ifindex, entry_program(member));
     TRY_VOID(map.set(member.value, &entry));
@@ -259,7 +267,7 @@ Result<KernelSide::Ingress> KernelSide::make_ingress(const KernelPort& port, boo
                                                          port.queues, port.go, port.next, 0}));
   TRY_VOID(object.load(name));
   const int program = object.program_fd(name);
-  return Ingress{std::move(object), program, {}, link_pin(port), false};
+  return Ingress{std::move(object), program, {}, {}, link_pin(port), false};
 }
 
 // New devices first: when one refuses, those before it are let go of again and what ran is as it was. Devices that an earlier run left
@@ -267,8 +275,18 @@ Result<KernelSide::Ingress> KernelSide::make_ingress(const KernelPort& port, boo
 Result<> KernelSide::attach(std::vector<KernelPort>& ports) {
   TRY_VOID(trace());
   for (KernelPort& port : ports) TRY_WITHIN_VOID(fmt::format("port {}, device {}", port.name, port.device), attach_port(port));
-  for (const Ingress& made : ingress_)
-    if (made.adopted) TRY_VOID(made.link.replace(made.program));
+  // A driver without native XDP has no ndo_xdp_xmit: a native port's redirect to it would fail, and a flood would leave it out.
+  const bool native = std::ranges::any_of(ports, [](const KernelPort& port) { return port.mode == Mode::native; });
+  for (KernelPort& port : ports) {
+    port.takes_redirects = port.native_driver || !native;
+    TRY_VOID(set_entry(port));
+  }
+  for (u16 group = 0; group < group_members_.size(); ++group) TRY_VOID(set_group(GroupSlot{group}, group_members_[group], ports));
+  for (Ingress& made : ingress_) {
+    if (!made.adopted) continue;
+    made.previous = made.link.program();
+    TRY_VOID(made.link.replace(made.program));
+  }
   return {};
 }
 
@@ -283,6 +301,7 @@ Result<> KernelSide::attach_port(KernelPort& port) {
   pins_.remove(link_pin(port));  // of another device or mode: it would keep this one busy
   Result<> done = unsupported("not tried");
   if (port.mode != Mode::generic) done = attach_new(port, true);
+  port.native_driver = done || done.error().failure != Failure::unsupported || port.mode == Mode::generic;
   if (!done && done.error().failure == Failure::unsupported && port.mode != Mode::native) done = attach_new(port, false);
   if (!done && done.error().failure == Failure::unsupported) return fail("{}; set mode = \"auto\" or \"generic\"", done.error().what);
   return done;
@@ -341,10 +360,11 @@ Result<> KernelSide::trace() {
 }
 
 Result<> KernelSide::pin() {
+  // First all of them under other names, which may fail: then what ran is still pinned as it was.
   std::vector<std::string> kept;
   const auto put = [&](const std::string& name, int fd) {
     kept.push_back(name);
-    return pins_.put(name, fd);
+    return pins_.prepare(name, fd);
   };
   // A program array forgets its programs when the last descriptor closes, unless it is pinned.
   TRY_VOID(put("accounts", accounts_.fd()));
@@ -354,16 +374,23 @@ Result<> KernelSide::pin() {
     if (chains_[slot].fd() >= 0) TRY_VOID(put(fmt::format("chain_{}", slot), chains_[slot].fd()));
   const auto put_memory = [&](const KernelMemory& memory) {
     for (const std::string& name : memory.pin_names()) kept.push_back(name);
-    return memory.pin();
+    return memory.prepare_pins();
   };
   for (const auto& [number, half] : halves_) TRY_VOID(put_memory(*half.memory));
   for (const auto& chain : egress_)
     for (const EgressProgram& program : chain) TRY_VOID(put_memory(*program.memory));
   for (const auto& [name, link] : trace_links_) TRY_VOID(put(name, link.get()));
   for (const Ingress& ingress : ingress_) TRY_VOID(put(ingress.pin, ingress.link.fd()));
+  for (const std::string& name : kept) TRY_VOID(pins_.commit(name));
   pins_.remove_all_but(kept);
   pin_names_ = std::move(kept);
   return {};
+}
+
+void KernelSide::give_back() noexcept {
+  for (Ingress& ingress : ingress_)
+    if (ingress.previous) static_cast<void>(ingress.link.replace(ingress.previous.get()));
+  pins_.forget_prepared();
 }
 
 void KernelSide::detach() noexcept {

@@ -28,7 +28,7 @@ class KernelMemory final : public StageMemory {
       : object_(object), pins_(pins), prefix_(std::move(prefix)), adopt_(adopt) {}
   // The memory of a map with `count` entries, each at least `entry` bytes.
   Result<u8*> bytes(std::string_view map, std::size_t entry, u32 count) override;
-  Result<> pin() const;
+  Result<> prepare_pins() const;
   [[nodiscard]] std::vector<std::string> pin_names() const;
 
  private:
@@ -63,6 +63,8 @@ struct KernelPort {
   Mode mode = Mode::automatic;  // settled by attach(): native or generic
   u32 longest = 0;              // bytes of a frame that the device takes; 0: it is down
   bool redirectable = true;     // false: a redirect to it would be lost, so that only user space sends there
+  bool native_driver = true;    // found out by attach()
+  bool takes_redirects = true;  // the same: false for one of a driver without native XDP beside ports that have it
   u32 queues = 1;
   u32 block = 0;
   u32 go = 0, next = 0;  // where its frames go first: enum weir_go
@@ -80,7 +82,7 @@ struct KernelStage {
 };
 
 // Writes the keys of an egress program into its configuration struct. `device`: the address of the port's own device.
-void fill_egress_config(const egress_program& program, const ConfigNode& keys, const Mac& device, u8* config) noexcept;
+void fill_egress_config(const egress_program& program, const ConfigNode& keys, const Mac& device, u8* into);
 
 class KernelSide {
  public:
@@ -113,6 +115,8 @@ class KernelSide {
   Result<> attach(std::vector<KernelPort>& ports);
   // Pins everything, so that it outlives the process, and forgets what an earlier run left.
   Result<> pin();
+  // After an error behind attach(): devices that an earlier run left get its programs back. The others are let go of with this object.
+  void give_back() noexcept;
   // Takes the programs off the devices and removes the pins.
   void detach() noexcept;
 
@@ -137,6 +141,7 @@ class KernelSide {
     BpfObject object;
     int program = -1;
     XdpLink link;
+    Fd previous;  // program of the earlier run whose link was adopted
     std::string pin;
     bool adopted = false;
   };

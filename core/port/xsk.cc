@@ -52,10 +52,13 @@ Result<std::unique_ptr<XskSocket>> XskSocket::bind(Umem& umem, const std::string
   int err = ::xsk_socket__create_shared(&socket->socket_, device.c_str(), queue.value, umem.get(), &socket->rx_, &socket->tx_,
                                         socket->fill_, socket->completion_, &config);
   if (err != 0) {
-    const char* remedy = err == -EBUSY                                     ? " (another program owns this queue; see weir doctor)"
+    const char* remedy = err == -EBUSY ? " (another program has a socket on this queue; ss --xdp lists them)"
                          : err == -EOPNOTSUPP && zero_copy == ZeroCopy::on ? " (the driver has no zero-copy: set zero_copy = \"auto\")"
-                         : err == -EPERM                                   ? " (weir needs CAP_NET_RAW: run it as root)"
-                                                                           : "";
+                         : err == -EOPNOTSUPP
+                             ? " (another port of the same umem works without copies and this device cannot: set zero_copy = "
+                               "\"off\" for all ports)"
+                         : err == -EPERM ? " (weir needs CAP_NET_RAW: run it as root)"
+                                         : "";
     return fail_errno(-err, fmt::format("queue {}: bind AF_XDP socket{}", queue.value, remedy));
   }
   umem.first_taken_ = true;
@@ -63,6 +66,11 @@ Result<std::unique_ptr<XskSocket>> XskSocket::bind(Umem& umem, const std::string
   socklen_t size = sizeof options;
   if (::getsockopt(::xsk_socket__fd(socket->socket_), SOL_XDP, XDP_OPTIONS, &options, &size) == 0)
     socket->zero_copy_ = (options.flags & XDP_OPTIONS_ZEROCOPY) != 0;
+  // What shares a umem is bound as the first socket was (net/xdp/xsk_buff_pool.c, xp_assign_dev_shared), whatever is asked for.
+  if (zero_copy != ZeroCopy::automatic && socket->zero_copy_ != (zero_copy == ZeroCopy::on))
+    return fail(
+        "queue {}: bind AF_XDP socket: zero_copy = \"{}\", but the first port of the umem works {} copies; give all ports one value",
+        queue.value, zero_copy == ZeroCopy::on ? "on" : "off", socket->zero_copy_ ? "without" : "with");
   socket->fill_target_ = std::min(fill, ring_size);
   FrameCache cache(umem.pool());
   socket->refill(cache);

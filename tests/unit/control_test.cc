@@ -8,9 +8,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <filesystem>
+#include <fstream>
 #include <future>
 #include <random>
 #include <thread>
@@ -44,6 +46,39 @@ class RunFolder : public testing::Test {
       EXPECT_FALSE(fs::remove("/run/weir/" + name + ending)) << ending << " is left";
   }
   const std::string name = unused_name();
+};
+
+// One end of a connection to an instance's control socket: the asking one, or the one that listens in its place.
+class Raw {
+ public:
+  static Raw connected(const std::string& instance) { return Raw(instance, ::connect); }
+  static Raw listening(const std::string& instance) {
+    Raw made(instance, ::bind);
+    if (::listen(made.fd_.get(), 1) != 0) broken("a test cannot listen");
+    return made;
+  }
+  [[nodiscard]] Raw accept() const { return Raw(Fd(::accept(fd_.get(), nullptr, nullptr))); }
+  void say(std::string_view text) const {
+    if (::send(fd_.get(), text.data(), text.size(), MSG_NOSIGNAL) < 0) broken("a test cannot write to its control socket");
+  }
+  // Empty: the other side closed, or does not answer.
+  [[nodiscard]] std::string hear() const {
+    const timeval patience{10, 0};
+    ::setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    std::string text(1 << 16, '\0');
+    text.resize(static_cast<std::size_t>(std::max<ssize_t>(0, ::recv(fd_.get(), text.data(), text.size(), 0))));
+    return text;
+  }
+
+ private:
+  explicit Raw(Fd fd) : fd_(std::move(fd)) {}
+  Raw(const std::string& instance, int (*join)(int, const sockaddr*, socklen_t))
+      : fd_(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)) {
+    sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+    socket_path(instance).copy(address.sun_path, sizeof address.sun_path - 1);
+    if (join(fd_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) broken("a test cannot use its control socket");
+  }
+  Fd fd_;
 };
 
 using Lock = RunFolder;
@@ -86,22 +121,45 @@ TEST_F(Lock, is_free_behind_a_holder_that_was_killed) {
   EXPECT_TRUE(InstanceLock::take(name));
 }
 
+TEST_F(Lock, is_not_in_the_way_of_those_who_look_for_instances) {
+  static_cast<void>(Raw::listening(name));  // as a process that was killed leaves it
+  std::atomic<bool> stop = false;
+  std::jthread looking([&] {
+    while (!stop) static_cast<void>(instances());
+  });
+  for (u32 i = 0; i < 2000; ++i) {
+    const auto lock = InstanceLock::take(name);
+    EXPECT_TRUE(lock) << lock.error().what;
+    if (!lock) break;
+  }
+  stop = true;
+  looking.join();
+  fs::remove(socket_path(name));
+}
+
 TEST_F(RunFolder, keeps_a_note_until_it_is_forgotten) {
   EXPECT_EQ(noted_layout(name), "");
+  std::string before;
   for (const char* text : {"frames 1x2\nport a\n", "", "short"}) {
-    const Result<> noted = note_layout(name, text);
-    ASSERT_TRUE(noted) << noted.error().what;
+    ASSERT_TRUE(prepare_layout(name, text));
+    EXPECT_EQ(noted_layout(name), before) << "the old note is there until the new one takes its place";
+    ASSERT_TRUE(commit_layout(name));
     EXPECT_EQ(noted_layout(name), text);
+    before = text;
   }
   forget_layout(name);
   EXPECT_EQ(noted_layout(name), "");
   forget_layout(name);
 }
 
-TEST_F(RunFolder, lists_instances_while_they_can_be_asked) {
+TEST_F(RunFolder, lists_instances_that_run_and_can_be_asked) {
   {
     const auto socket = ControlSocket::listen(name);
     ASSERT_TRUE(socket) << socket.error().what;
+    std::ofstream("/run/weir/" + name + ".lock") << "1";
+    EXPECT_THAT(instances(), Not(Contains(name))) << "one that was killed leaves its files, but holds no lock";
+    const auto lock = InstanceLock::take(name);
+    ASSERT_TRUE(lock) << lock.error().what;
     EXPECT_THAT(instances(), Contains(name));
     EXPECT_TRUE(std::ranges::is_sorted(instances()));
     EXPECT_EQ(socket_path(name), "/run/weir/" + name + ".sock");
@@ -137,37 +195,6 @@ class Server {
 
 Result<json> echo(const json& question) { return json{{"you said", question}}; }
 
-// One end of a connection to an instance's control socket: the asking one, or the one that listens in its place.
-class Raw {
- public:
-  static Raw connected(const std::string& instance) { return Raw(instance, ::connect); }
-  static Raw listening(const std::string& instance) {
-    Raw made(instance, ::bind);
-    if (::listen(made.fd_.get(), 1) != 0) broken("a test cannot listen");
-    return made;
-  }
-  [[nodiscard]] Raw accept() const { return Raw(Fd(::accept(fd_.get(), nullptr, nullptr))); }
-  void say(std::string_view text) const {
-    if (::send(fd_.get(), text.data(), text.size(), MSG_NOSIGNAL) < 0) broken("a test cannot write to its control socket");
-  }
-  // Empty: the other side closed.
-  [[nodiscard]] std::string hear() const {
-    std::string text(1 << 16, '\0');
-    text.resize(static_cast<std::size_t>(std::max<ssize_t>(0, ::recv(fd_.get(), text.data(), text.size(), 0))));
-    return text;
-  }
-
- private:
-  explicit Raw(Fd fd) : fd_(std::move(fd)) {}
-  Raw(const std::string& instance, int (*join)(int, const sockaddr*, socklen_t))
-      : fd_(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)) {
-    sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
-    socket_path(instance).copy(address.sun_path, sizeof address.sun_path - 1);
-    if (join(fd_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) broken("a test cannot use its control socket");
-  }
-  Fd fd_;
-};
-
 using Socket = RunFolder;
 
 TEST_F(Socket, gives_each_question_its_answer) {
@@ -187,6 +214,13 @@ TEST_F(Socket, carries_an_answer_of_a_megabyte) {
   EXPECT_TRUE(*answer == text);
 }
 
+TEST_F(Socket, carries_a_name_that_is_no_text) {
+  const Server server(name, [](const json&) { return json("eth\xff"); });
+  const auto answer = ask(name, json::object());
+  ASSERT_TRUE(answer) << answer.error().what;
+  EXPECT_EQ(*answer, "eth\ufffd");
+}
+
 TEST_F(Socket, carries_an_error_with_the_name_of_the_instance) {
   const Server server(name, [](const json&) { return fail("the gate is closed"); });
   const auto answer = ask(name, json::object());
@@ -195,26 +229,30 @@ TEST_F(Socket, carries_an_error_with_the_name_of_the_instance) {
 }
 
 TEST_F(Socket, is_not_held_up_by_one_who_says_nothing) {
-  const Server server(name, echo);
-  const Raw silent = Raw::connected(name);
+  const auto socket = ControlSocket::listen(name);
+  ASSERT_TRUE(socket) << socket.error().what;
+  const Raw silent = Raw::connected(name), empty = Raw::connected(name);
   static_cast<void>(Raw::connected(name));
-  Raw::connected(name).say("");
-  const auto answer = ask(name, json::object());
-  EXPECT_TRUE(answer) << answer.error().what;
-  EXPECT_EQ(silent.hear(), "");
+  const Raw client = Raw::connected(name);
+  empty.say("");
+  client.say("{}");
+  socket->serve(echo);
+  EXPECT_EQ(client.hear(), R"({"ok":{"you said":{}}})");
+  EXPECT_EQ(silent.hear() + empty.hear(), "");
 }
 
 TEST_F(Socket, answers_garbage_with_an_error) {
-  const Server server(name, echo);
+  const auto socket = ControlSocket::listen(name);
+  ASSERT_TRUE(socket) << socket.error().what;
   for (const std::string& garbage : {std::string("water"), std::string("[1]"), std::string("\"stats\""), std::string("\xff\x00{", 3),
                                      std::string("{\"ask\": \"sta"), std::string(100'000, '[')}) {
     const Raw client = Raw::connected(name);
     client.say(garbage);
+    socket->serve(echo);
     const json answer = json::parse(client.hear(), nullptr, false);
     ASSERT_TRUE(answer.is_object()) << garbage.substr(0, 20);
     EXPECT_EQ(answer.value("error", ""), "a question is a JSON object");
   }
-  EXPECT_TRUE(ask(name, json::object()));
 }
 
 TEST_F(Socket, is_asked_in_vain_when_nobody_listens) {
@@ -249,11 +287,14 @@ TEST_F(Socket, refuses_a_name_that_no_address_can_hold) {
 
 TEST_F(Socket, is_found_by_name_and_not_guessed_among_several) {
   EXPECT_EQ(*find_instance(name), name);
-  const Server one(name, echo), two(name + "2", echo);
+  const std::string other = name + "2";
+  const auto lock = InstanceLock::take(name), other_lock = InstanceLock::take(other);
+  const auto socket = ControlSocket::listen(name), other_socket = ControlSocket::listen(other);
+  ASSERT_TRUE(lock && other_lock && socket && other_socket);
   const auto found = find_instance("");
   ASSERT_FALSE(found);
   EXPECT_EQ(found.error().failure, Failure::invalid);
-  EXPECT_THAT(found.error().what, HasSubstr(fmt::format("{}, {}2", name, name)));
+  EXPECT_THAT(found.error().what, HasSubstr(fmt::format("{}, {}", name, other)));
 }
 
 // An instance without a device: it needs the run folder and nothing else of the host.

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "tests/kit/fake_port.hh"
 #include "tests/kit/frames.hh"
 
@@ -53,7 +55,7 @@ class Obeying final : public Stage {
 
 u32 sign(egress_frame* frame, const void*, void*) {
   if (frame->data[frame->length - 1] == 'x') return EGRESS_DROP(4);
-  frame->data[0] = 'R', frame->data[frame->length++] = '+';
+  ++frame->data[0], frame->data[frame->length++] = '+';
   return EGRESS_TRANSMIT;
 }
 const egress_program signing{.name = "sign", .run = sign};
@@ -74,7 +76,10 @@ class Mill {
     }
     runner.emplace(path, *pool, number, path.accounts.worker_row(number), std::move(lanes));
   }
-  ~Mill() { expect_conserved(); }
+  ~Mill() {
+    expect_conserved();
+    expect_every_frame_once();
+  }
 
   // Obeying stages, for all ports. `first`: the number of the first one in the instance.
   void serve(u32 stages, u32 first = 0) {
@@ -114,6 +119,22 @@ class Mill {
     EXPECT_EQ(in + copies, tx + stacked + drops) << "came in, and went";
     EXPECT_EQ(tx, transmitted);
     EXPECT_EQ(stacked, stack.taken.size());
+  }
+
+  // A frame with two owners would hide one that is lost from the sums.
+  void expect_every_frame_once() {
+    FrameCache& cache = runner->cache();
+    for (PortEntry& port : path.ports)
+      for (FakeQueue& lane : static_cast<FakePort&>(*port.port).lanes) {
+        lane.stuck = false;
+        lane.reclaim(cache);
+        for (Burst burst; lane.receive(burst, cache) > 0; burst.clear())
+          for (const Frame& frame : burst) cache.release(frame);
+      }
+    std::set<u64> all;
+    for (u64 frame = 0; cache.take(&frame, 1) == 1;) all.insert(frame);
+    EXPECT_EQ(all.size(), pool->count());
+    for (u64 frame : all) cache.release(frame);
   }
 
   std::unique_ptr<FramePool> pool;
@@ -170,11 +191,11 @@ TEST(Runner, floods_by_copies_and_never_to_where_a_frame_came_from) {
   mill.serve(1);
   mill.path.groups = {{PortSlot{0}, PortSlot{1}, PortSlot{2}}};
   mill.sign_at(0);
+  mill.sign_at(2);
   mill.arrive(1, "f0");
   mill.runner->poll();
-  EXPECT_EQ(mill.sent(0), Texts{"R0+"});
   EXPECT_EQ(mill.sent(1), Texts{});
-  EXPECT_EQ(mill.sent(2), Texts{"f0"}) << "what an egress program does to one copy does not show in another";
+  for (u16 port : {0, 2}) EXPECT_EQ(mill.sent(port), Texts{"g0+"}) << "what egress programs do to one copy does not show in another";
   EXPECT_EQ(mill.of(1).counter[WEIR_PORT_COPIES], 1u);
 }
 
@@ -236,7 +257,7 @@ TEST(Runner, runs_the_egress_chain_before_a_port_takes_a_frame) {
   mill.path.ports[1].longest = 5;
   for (const char* text : {"r1 a", "r2 x", "r1 x", "r1 bc"}) mill.arrive(0, text);
   mill.runner->poll();
-  EXPECT_EQ(mill.sent(1), Texts{"R1 a+"});
+  EXPECT_EQ(mill.sent(1), Texts{"s1 a+"});
   EXPECT_EQ(mill.sent(2), Texts{"r2 x"});
   EXPECT_EQ(mill.of(Mill::first_egress + 1).drop[WEIR_DROP_OWN + 4], 1u);
   EXPECT_EQ(mill.dropped(1, WEIR_DROP_TOO_LONG), 1u) << "the length counts behind the programs";

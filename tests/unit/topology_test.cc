@@ -69,7 +69,7 @@ driver = "null"
 name = "c"
 device = "eth2"
 pipeline = "second"
-egress = ["paint"]
+egress = ["paint", "paint"]
 [[group]]
 name = "ab"
 ports = ["b", "a"]
@@ -110,8 +110,8 @@ TEST(Topology, numbers_every_part_once) {
   for (u16 slot = 0; slot < 3; ++slot)
     for (u32 place = 0; place < topology->config().ports[slot].egress.size(); ++place)
       blocks.push_back(topology->egress_block(PortSlot{slot}) + place);
-  EXPECT_THAT(blocks, ElementsAre(0, 1, 2, 3, 4, 5, 6, 7, 8)) << "ports, stages, and the places of each port's chain";
-  EXPECT_EQ(topology->blocks(), 9u);
+  EXPECT_THAT(blocks, ElementsAre(0, 1, 2, 3, 4, 5, 6, 7, 8, 9)) << "ports, stages, and the places of each port's chain";
+  EXPECT_EQ(topology->blocks(), 10u);
 }
 
 TEST(Topology, knows_which_ports_a_pipeline_serves) {
@@ -144,24 +144,25 @@ TEST(Topology, tells_the_problems_of_all_stages_at_once) {
   EXPECT_EQ(refused.error().what, "test.toml:24:8: pipeline[0].stage[0].size: is 13\ntest.toml:33:8: pipeline[1].stage[1].size: is 13");
 }
 
-TEST(Topology, has_one_fingerprint_for_runs_whose_counters_mean_the_same) {
+TEST(Topology, has_one_fingerprint_for_runs_that_mean_the_same) {
   const std::string fingerprint = built(small)->fingerprint();
   EXPECT_EQ(built(small)->fingerprint(), fingerprint);
-  for (const auto& [part, by] :
-       {std::pair("[weir]", "[weir]\nworkers = 3"), std::pair("name = \"small\"", "name = \"other\""),
-        std::pair("name = \"ab\"", "name = \"ba\""), std::pair("device = \"eth0\"", "device = \"eth0\"\nmode = \"native\""),
-        std::pair("name = \"z\"", "name = \"z\"\nsize = 2")})
+  for (const auto& [part, by] : {std::pair("[weir]", "[weir]\nworkers = 3"), std::pair("name = \"small\"", "name = \"other\""),
+                                 std::pair("device = \"eth0\"", "device = \"eth0\"\nmode = \"native\""),
+                                 std::pair("name = \"z\"", "grouped = false\nname = \"z\"\nsize = 1")})
     EXPECT_EQ(built(replaced(small, part, by))->fingerprint(), fingerprint) << by;
 }
 
-TEST(Topology, has_another_fingerprint_when_a_counter_would_mean_something_else) {
+TEST(Topology, has_another_fingerprint_when_a_counter_or_a_table_would_mean_something_else) {
   const std::string without_b = replaced(small, "ports = [\"b\", \"a\"]", "ports = [\"a\"]");
   const std::string fingerprint = built(without_b)->fingerprint();
-  for (const auto& [part, by] : {std::pair("[weir]", "[frames]\ncount = 999\n[weir]"), std::pair("[weir]", "[frames]\nsize = 4096\n[weir]"),
-                                 std::pair("\"eth0\"", "\"eth1\""), std::pair("name = \"c\"", "name = \"d\""),
-                                 std::pair("pipeline = \"second\"", "pipeline = \"first\""),
-                                 std::pair("[\"count\", \"paint\"]", "[\"paint\", \"count\"]"), std::pair("[\"paint\"]", "[]"),
-                                 std::pair("name = \"z\"", "name = \"w\""), std::pair("[[port]]\nname = \"b\"\ndriver = \"null\"\n", "")})
+  for (const auto& [part, by] :
+       {std::pair("[weir]", "[frames]\ncount = 999\n[weir]"), std::pair("[weir]", "[frames]\nsize = 4096\n[weir]"),
+        std::pair("\"eth0\"", "\"eth1\""), std::pair("name = \"c\"", "name = \"d\""),
+        std::pair("pipeline = \"second\"", "pipeline = \"first\""), std::pair("[\"count\", \"paint\"]", "[\"paint\", \"count\"]"),
+        std::pair("[\"paint\", \"paint\"]", "[\"paint\"]"), std::pair("name = \"z\"", "name = \"w\""),
+        std::pair("name = \"z\"", "name = \"z\"\nsize = 2"), std::pair("ports = [\"a\"]", "ports = [\"c\"]"),
+        std::pair("[[port]]\nname = \"b\"\ndriver = \"null\"\n", "")})
     EXPECT_NE(built(replaced(without_b, part, by))->fingerprint(), fingerprint) << by;
   for (const Plugin& later : {choosy({"new", "one"}), choosy({"one"}, {"new"}), choosy({})})
     EXPECT_NE(built(without_b, later)->fingerprint(), fingerprint) << "a later version of the plugin, with other reasons or counters";
