@@ -5,7 +5,6 @@
 #include <oneapi/tbb/global_control.h>
 #include <oneapi/tbb/task_arena.h>
 #include <oneapi/tbb/task_group.h>
-#include <oneapi/tbb/task_scheduler_observer.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -25,32 +24,38 @@ constexpr u32 patience = 256;
 constexpr int nap_ms = 100;       // asleep, a frame or a request wakes it earlier
 constexpr int unsent_nap_ms = 1;  // a ring waits for the device
 
-class Pinning final : public tbb::task_scheduler_observer {
+// Holds the calling thread on one CPU while it lives. Its own, and not TBB's observer of an arena: TBB frees what it keeps for an
+// observer when the last thread leaves the arena, which at the end of a process is never.
+class Pinned {
  public:
-  Pinning(tbb::task_arena& arena, std::vector<u32> cpus) : task_scheduler_observer(arena), cpus_(std::move(cpus)) { observe(true); }
-  ~Pinning() override { observe(false); }
-  void on_scheduler_entry(bool is_worker) override {
-    const int index = tbb::this_task_arena::current_thread_index();
-    if (!is_worker || cpus_.empty() || index < 0) return;
+  explicit Pinned(u32 cpu) noexcept {
     cpu_set_t set;
     CPU_ZERO(&set);
-    CPU_SET(cpus_[static_cast<std::size_t>(index) % cpus_.size()], &set);
+    CPU_SET(cpu, &set);
     // Best effort: a worker on another CPU is slower, not wrong.
-    static_cast<void>(::pthread_setaffinity_np(::pthread_self(), sizeof set, &set));
+    held_ = ::pthread_getaffinity_np(::pthread_self(), sizeof before_, &before_) == 0 &&
+            ::pthread_setaffinity_np(::pthread_self(), sizeof set, &set) == 0;
+  }
+  Pinned(const Pinned&) = delete;
+  Pinned& operator=(const Pinned&) = delete;
+  ~Pinned() {
+    if (held_) static_cast<void>(::pthread_setaffinity_np(::pthread_self(), sizeof before_, &before_));
   }
 
  private:
-  std::vector<u32> cpus_;
+  cpu_set_t before_;
+  bool held_;
 };
 
 struct Loop {
   Runner* runner;
+  u32 cpu;
   Fd wake;
   std::vector<pollfd> sleepers;  // `wake` and the lanes' descriptors
 };
 
-Result<Loop> loop_of(Runner& runner) {
-  Loop loop{&runner, Fd(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)), {}};
+Result<Loop> loop_of(Runner& runner, u32 cpu) {
+  Loop loop{&runner, cpu, Fd(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)), {}};
   if (!loop.wake) return fail_errno(errno, "workers: create an eventfd");
   loop.sleepers.push_back({loop.wake.get(), POLLIN, 0});
   for (const Runner::Lane& lane : runner.lanes())
@@ -67,11 +72,10 @@ void sleep(Loop& loop) noexcept {
 }  // namespace
 
 struct Workers::Impl {
-  Impl(std::vector<std::unique_ptr<Runner>> all, const std::vector<u32>& cpus)
+  explicit Impl(std::vector<std::unique_ptr<Runner>> all)
       : runners(std::move(all)),
         threads(tbb::global_control::max_allowed_parallelism, runners.size() + 1),
-        arena(static_cast<int>(runners.size()), 0),
-        pinning(arena, cpus) {}
+        arena(static_cast<int>(runners.size()), 0) {}
 
   void work(Loop& loop) noexcept;
   void rest() noexcept;
@@ -84,11 +88,11 @@ struct Workers::Impl {
   std::atomic<u32> resting{0};    // workers that stand still
   tbb::global_control threads;    // TBB would start no more threads than there are CPUs, and counts the caller's
   tbb::task_arena arena;
-  Pinning pinning;
   tbb::task_group group;  // the loops
 };
 
 void Workers::Impl::work(Loop& loop) noexcept {
+  const Pinned pinned(loop.cpu);
   u32 idle = 0;
   while (!stopping.load(std::memory_order_relaxed)) {
     if (halt.load(std::memory_order_acquire)) rest();
@@ -113,9 +117,12 @@ void Workers::Impl::wake_all() const noexcept {
 
 Workers::Workers(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
-Result<std::unique_ptr<Workers>> Workers::start(std::vector<std::unique_ptr<Runner>> runners, std::vector<u32> cpus) {
-  auto impl = std::make_unique<Impl>(std::move(runners), cpus);
-  for (const auto& runner : impl->runners) impl->loops.push_back(TRY(loop_of(*runner)));
+Result<std::unique_ptr<Workers>> Workers::start(std::vector<std::unique_ptr<Runner>> runners, const std::vector<u32>& cpus) {
+  auto impl = std::make_unique<Impl>(std::move(runners));
+  for (const auto& runner : impl->runners) {
+    const u32 cpu = cpus[impl->loops.size() % cpus.size()];
+    impl->loops.push_back(TRY(loop_of(*runner, cpu)));
+  }
   for (Loop& loop : impl->loops) impl->arena.enqueue(impl->group.defer([impl = impl.get(), &loop] { impl->work(loop); }));
   return std::unique_ptr<Workers>(new Workers(std::move(impl)));
 }

@@ -13,8 +13,8 @@ namespace weir {
 
 class Workers {
  public:
-  // Starts a loop for each runner. `cpus`: where the threads go, one each, in turn.
-  static Result<std::unique_ptr<Workers>> start(std::vector<std::unique_ptr<Runner>> runners, std::vector<u32> cpus);
+  // Starts a loop for each runner. `cpus`: where the threads go, one each, in turn; at least one.
+  static Result<std::unique_ptr<Workers>> start(std::vector<std::unique_ptr<Runner>> runners, const std::vector<u32>& cpus);
   Workers(const Workers&) = delete;
   // Stops the loops, each at the end of a turn.
   ~Workers();

@@ -3,6 +3,8 @@
 #include "core/worker/workers.hh"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
+#include <sched.h>
 
 #include <atomic>
 #include <thread>
@@ -64,6 +66,7 @@ class Mills {
 
   std::atomic<u32> busy = 0;    // stages in process()
   std::atomic<u64> passed = 0;  // frames through it
+  std::atomic<u64> adrift = 0;  // bursts taken on a thread that was not held on one CPU
   std::unique_ptr<FramePool> pool;
   DataPath path;
   std::unique_ptr<Workers> running;
@@ -74,6 +77,8 @@ class Mills {
     explicit Onward(Mills& mills) : mills_(mills) {}
     void process(Burst& burst) noexcept override {
       ++mills_.busy;
+      cpu_set_t set;
+      if (::pthread_getaffinity_np(::pthread_self(), sizeof set, &set) != 0 || CPU_COUNT(&set) != 1) ++mills_.adrift;
       for (u32 to = 0; Frame & frame : burst) burst.transmit(frame, PortSlot{static_cast<u16>(to++ % ports)});
       mills_.passed += burst.size();
       --mills_.busy;
@@ -111,6 +116,18 @@ TEST_P(AnyWorkers, stop_without_losing_a_frame) {
   mills.wait_for_more(10'000);
   mills.running.reset();
   mills.expect_conserved();
+}
+
+TEST_P(AnyWorkers, are_held_on_a_cpu_each_and_leave_the_caller_alone) {
+  const std::vector<u32> before = allowed_cpus();
+  {
+    Mills mills(GetParam());
+    mills.set_going();
+    mills.wait_for_more(10'000);
+    mills.running.reset();
+    EXPECT_EQ(mills.adrift.load(), 0u);
+  }
+  EXPECT_EQ(allowed_cpus(), before);
 }
 
 TEST_P(AnyWorkers, rest_and_stop_when_nothing_comes_in) {
