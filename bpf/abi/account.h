@@ -34,12 +34,13 @@ enum weir_drop {
 	WEIR_DROP_RING_FULL,	   /* user side: the transmit ring stayed full */
 	WEIR_DROP_NO_FRAME,	   /* user side: no free frame for a flooded copy */
 	WEIR_DROP_STACK_FULL,	   /* user side: the way to the host stack was full */
-	WEIR_DROP_STACK_FAILED,	   /* user side: the kernel did not take a frame for the host stack */
+	WEIR_DROP_STACK_FAILED,	   /* user side: the kernel did not take a frame for the host stack, or it is longer than that way allows */
 	WEIR_DROP_TOO_LONG,	   /* user side: longer than the port's MTU allows */
 	WEIR_DROP_DEVICE_DOWN,	   /* user side: the port's device is down */
 	WEIR_DROP_PROCESS_DIED,	   /* user side: in the rings and bursts of a process that was killed */
 	WEIR_DROP_OWN,
-	WEIR_DROPS = 38
+	WEIR_DROP_UNNAMED = 37,	   /* a stage or an egress program gave a reason that is none of its names */
+	WEIR_DROPS
 };
 
 #define WEIR_COUNTERS 16

@@ -23,7 +23,7 @@ struct egress_key {
 	int required;
 	const char *fallback;	/* as it would stand in the file; "port": the address of the port's device; null: none */
 	__u32 offset;		/* of the value: __u32, or six bytes */
-	__u32 present;		/* offset of a __u8 that is set to 1 when there is a value */
+	__u32 present;		/* offset of a __u8 that is set to 1 when there is a value; 0: there is none, so that it cannot stand first */
 	long long min, max;	/* EGRESS_KEY_U32 */
 };
 

@@ -38,7 +38,7 @@ struct egress_link {
 	__u32 block;
 	__u32 blocks;
 	__u32 next;	/* slot of the program array "chain"; WEIR_NO_NEXT: transmit */
-	__u32 rows;	/* entries of "state" */
+	__u32 unused;
 };
 
 /* Tracepoints see the devices of every network namespace, and ifindexes repeat. */

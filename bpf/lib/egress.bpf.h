@@ -62,12 +62,9 @@ static __always_inline struct account *egress_account(void)
 /* Count the verdict; the shell's action for it. The tail call's slot is a constant at load. */
 static __always_inline int egress_close(struct xdp_md *ctx, struct account *account, __u32 verdict)
 {
-	__u32 reason = WEIR_DROP_OWN + verdict - 1;
-
 	if (verdict != EGRESS_TRANSMIT) {
 		account->verdict[WEIR_DROP]++;
-		if (reason < WEIR_DROPS)
-			account->drop[reason]++;
+		account->drop[verdict < WEIR_DROPS - WEIR_DROP_OWN ? WEIR_DROP_OWN + verdict - 1 : WEIR_DROP_UNNAMED]++;
 		return XDP_DROP;
 	}
 	account->verdict[WEIR_NEXT]++;

@@ -103,7 +103,7 @@ static __always_inline int end_with(struct stage_frame *frame, enum weir_verdict
 static __always_inline int end_with_drop(struct stage_frame *frame, __u32 reason)
 {
 	if (reason >= WEIR_DROPS)
-		reason = WEIR_DROP_NO_STAGE;
+		reason = WEIR_DROP_UNNAMED;
 	/* The stage's reasons are its own: counted in its block. What the runtime drops is counted at the port. */
 	if (reason >= WEIR_DROP_OWN && frame->stage)
 		frame->stage->drop[reason]++;

@@ -76,7 +76,7 @@ static __always_inline int stage_close(struct stage_frame *frame, stage_verdict 
 	case WEIR_TO_STACK:
 		return end_with(frame, WEIR_TO_STACK, XDP_PASS);
 	default:
-		return end_with_drop(frame, WEIR_DROP_OWN + argument);
+		return end_with_drop(frame, argument < WEIR_DROPS ? WEIR_DROP_OWN + argument : WEIR_DROP_UNNAMED);
 	}
 }
 

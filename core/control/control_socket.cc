@@ -37,7 +37,7 @@ void allow_long_packets(int fd) {
 
 Result<std::string> receive(int fd, int timeout_ms) {
   pollfd wait{fd, POLLIN, 0};
-  if (::poll(&wait, 1, timeout_ms) != 1) return fail("no answer within {} ms", timeout_ms);
+  if (::poll(&wait, 1, timeout_ms) != 1) return fail("nothing came within {} ms", timeout_ms);
   const ssize_t size = ::recv(fd, nullptr, 0, MSG_PEEK | MSG_TRUNC);
   if (size < 0) return fail_errno(errno, "read from the control socket");
   if (size == 0) return fail("the other side closed the control socket");
@@ -75,9 +75,10 @@ void ControlSocket::serve(const Answer& answer) const {
   while (Fd client{::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC)}) {
     allow_long_packets(client.get());
     const Result<std::string> text = receive(client.get(), patience_ms);
-    if (!text) continue;
-    const json question = json::parse(*text, nullptr, false);
-    const Result<json> given = question.is_object() ? answer(question) : Result<json>(fail("a question is a JSON object"));
+    const json question = text ? json::parse(*text, nullptr, false) : json();
+    const Result<json> given = !text                  ? Result<json>(std::unexpected(text.error()))
+                               : question.is_object() ? answer(question)
+                                                      : Result<json>(fail("a question is a JSON object"));
     // A client that has gone away is its own affair.
     static_cast<void>(send(client.get(), given ? json{{"ok", *given}} : json{{"error", given.error().what}}));
   }

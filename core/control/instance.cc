@@ -100,7 +100,7 @@ Result<> Instance::make_kernel() {
       std::ranges::any_of(devices_, [&](const Device& device) { return topology_->config().ports[device.slot.value].egress.empty(); });
   kernel_ = TRY(KernelSide::create(
       std::move(pins),
-      {.cpus = cpus, .rows = rows, .blocks = blocks, .netns = netns_inode(), .count_queued = count_queued, .adopt = adopted_}));
+      {.rows = rows, .blocks = blocks, .netns = netns_inode(), .count_queued = count_queued, .adopt = adopted_}));
   path_.emplace(Accounts(TRY(kernel_->accounts()), cpus, rows, blocks));
   if (adopted_) count_process_died();
   return {};
@@ -247,7 +247,7 @@ Result<> Instance::go() {
   if (kernel_) {
     std::vector<HostStack::Entry> ports;
     for (const KernelPort& port : kernel_ports_) ports.push_back({port.slot, port.ifindex, kernel_->mark()});
-    stack_ = TRY(HostStack::create(ports));
+    stack_ = TRY(HostStack::create(ports, kernel_->pins(), adopted_));
     path_->stack = stack_.get();
     TRY_VOID(prepare_layout(name(), layout()));
   }
@@ -255,8 +255,9 @@ Result<> Instance::go() {
   if (kernel_) {
     TRY_VOID(kernel_->attach(kernel_ports_));
     forget_layout(name());
-    TRY_VOID(kernel_->pin());
+    TRY_VOID(kernel_->pin(stack_->memories()));
     TRY_VOID(commit_layout(name()));
+    stack_->start();
   }
   ran_ = true;
   for (const KernelPort& port : kernel_ports_)

@@ -64,16 +64,23 @@ class Instance {
   std::vector<std::unique_ptr<Runner>> make_runners();
 
   // report.cc
-  nlohmann::json stats();
+  // What the workers' counters and rings held while they stood still. Taken in a hurry: frames wait meanwhile.
+  struct Moment {
+    Accounts accounts;
+    std::vector<u64> stack_lost;                  // frames, by port slot
+    u64 free = 0, rings = 0, bursts = 0, waiting = 0;  // frames; `waiting` are those in the rings that are on their way in
+  };
+  Result<Moment> moment();
+  Result<nlohmann::json> stats();
   nlohmann::json devmap() const;
-  nlohmann::json port_report(PortSlot slot) const;
-  nlohmann::json stage_report(const StageEntry& stage, const std::string& pipeline) const;
-  nlohmann::json egress_report(PortSlot slot) const;
-  nlohmann::json frames_report() const;
-  nlohmann::json drops_report() const;
-  nlohmann::json account_report(const nlohmann::json& drops) const;
-  [[nodiscard]] account kernel_account(PortSlot slot) const;
-  [[nodiscard]] account user_account(PortSlot slot) const;
+  nlohmann::json port_report(const Moment& at, PortSlot slot) const;
+  nlohmann::json stage_report(const Moment& at, const StageEntry& stage, const std::string& pipeline) const;
+  nlohmann::json egress_report(const Moment& at, PortSlot slot) const;
+  nlohmann::json frames_report(const Moment& at) const;
+  nlohmann::json drops_report(const Moment& at) const;
+  nlohmann::json account_report(const Moment& at, const nlohmann::json& drops) const;
+  [[nodiscard]] account kernel_account(const Moment& at, PortSlot slot) const;
+  [[nodiscard]] account user_account(const Moment& at, PortSlot slot) const;
 
   // In the order of their lifetime.
   std::unique_ptr<Topology> topology_;

@@ -45,19 +45,30 @@ void add_drop(json& into, const std::string& where, const std::string& reason, u
   into.push_back({{"where", where}, {"reason", reason}, {"frames", frames}});
 }
 
+// A stage's or a program's own, and what it dropped under a reason beyond its names.
+void add_own_drops(json& into, const std::string& where, const std::vector<std::string>& names, const account& kernel, const account& user) {
+  u64 unnamed = 0;
+  for (u32 reason = WEIR_DROP_OWN; reason < WEIR_DROPS; ++reason) {
+    const u64 frames = kernel.drop[reason] + user.drop[reason];
+    if (const u32 own = reason - WEIR_DROP_OWN; own < names.size()) add_drop(into, where, names[own], frames);
+    else unnamed += frames;
+  }
+  if (unnamed > 0) add_drop(into, where, "unnamed", unnamed);
+}
+
 }  // namespace
 
 // A port's counters in the kernel, put right: sent is what was let go to the device, less what the device then did not take.
-account Instance::kernel_account(PortSlot slot) const {
-  account port = path_->accounts.kernel(path_->ports[slot.value].block);
+account Instance::kernel_account(const Moment& now, PortSlot slot) const {
+  account port = now.accounts.kernel(path_->ports[slot.value].block);
   if (!kernel_) return port;
   const u32 chain = static_cast<u32>(topology_->config().ports[slot.value].egress.size());
   u64 dropped = 0;
-  for (u32 place = 0; place < chain; ++place) dropped += path_->accounts.kernel(topology_->egress_block(slot) + place).verdict[WEIR_DROP];
+  for (u32 place = 0; place < chain; ++place) dropped += now.accounts.kernel(topology_->egress_block(slot) + place).verdict[WEIR_DROP];
   take_out_egress_drops(port, dropped);
   // The chain's last program sees only what the kernel did queue.
   u64 let_go = chain > 0
-                   ? path_->accounts.kernel(topology_->egress_block(slot) + chain - 1).verdict[WEIR_NEXT]
+                   ? now.accounts.kernel(topology_->egress_block(slot) + chain - 1).verdict[WEIR_NEXT]
                    : port.counter[WEIR_PORT_QUEUED] - std::min<u64>(port.counter[WEIR_PORT_QUEUED], port.drop[WEIR_DROP_REDIRECT_FAILED]);
   // What a device does not take in generic mode is an exception of that device (net/core/dev.c, generic_xdp_tx).
   const bool generic = std::ranges::any_of(kernel_ports_, [](const KernelPort& each) { return each.mode == Mode::generic; });
@@ -67,18 +78,18 @@ account Instance::kernel_account(PortSlot slot) const {
 }
 
 // And in user space: a frame that the kernel did not take from the ring to the host stack was a drop after all.
-account Instance::user_account(PortSlot slot) const {
-  account port = path_->accounts.user(path_->ports[slot.value].block);
-  const u64 lost = stack_ ? std::min<u64>(stack_->lost(slot), port.verdict[WEIR_TO_STACK]) : 0;
+account Instance::user_account(const Moment& now, PortSlot slot) const {
+  account port = now.accounts.user(path_->ports[slot.value].block);
+  const u64 lost = std::min<u64>(now.stack_lost[slot.value], port.verdict[WEIR_TO_STACK]);
   port.verdict[WEIR_TO_STACK] -= lost;
   port.verdict[WEIR_DROP] += lost;
   port.drop[WEIR_DROP_STACK_FAILED] += lost;
   return port;
 }
 
-json Instance::port_report(PortSlot slot) const {
+json Instance::port_report(const Moment& now, PortSlot slot) const {
   const PortConfig& config = topology_->config().ports[slot.value];
-  const account kernel = kernel_account(slot), user = user_account(slot);
+  const account kernel = kernel_account(now, slot), user = user_account(now, slot);
   const bool xdp = config.driver == Driver::xdp;
   json port{{"name", config.name}, {"driver", xdp ? "xdp" : "null"}, {"pipeline", config.pipeline}};
   if (auto at = std::ranges::find(kernel_ports_, slot, &KernelPort::slot); at != kernel_ports_.end()) {
@@ -109,8 +120,8 @@ json Instance::port_report(PortSlot slot) const {
   return port;
 }
 
-json Instance::stage_report(const StageEntry& stage, const std::string& pipeline) const {
-  const account kernel = path_->accounts.kernel(stage.block), user = path_->accounts.user(stage.block);
+json Instance::stage_report(const Moment& now, const StageEntry& stage, const std::string& pipeline) const {
+  const account kernel = now.accounts.kernel(stage.block), user = now.accounts.user(stage.block);
   json report{
       {"pipeline", pipeline},          {"stage", stage.name},        {"plugin", stage.plugin->name}, {"kernel", verdicts(kernel, true)},
       {"user", verdicts(user, false)}, {"counters", json::object()}, {"gauges", json::object()}};
@@ -120,13 +131,13 @@ json Instance::stage_report(const StageEntry& stage, const std::string& pipeline
   return report;
 }
 
-json Instance::egress_report(PortSlot slot) const {
+json Instance::egress_report(const Moment& now, PortSlot slot) const {
   json programs = json::array();
   const PortConfig& config = topology_->config().ports[slot.value];
   const std::vector<EgressChain::Step>& steps = path_->ports[slot.value].egress.steps();
   for (std::size_t place = 0; place < steps.size(); ++place) {
     const EgressChain::Step& step = steps[place];
-    const account kernel = path_->accounts.kernel(step.block), user = path_->accounts.user(step.block);
+    const account kernel = now.accounts.kernel(step.block), user = now.accounts.user(step.block);
     const u64 in_kernel = kernel.verdict[WEIR_NEXT] + kernel.verdict[WEIR_DROP],
               in_user = user.verdict[WEIR_NEXT] + user.verdict[WEIR_DROP];
     json program{{"port", config.name},           {"program", step.program->name},
@@ -134,7 +145,7 @@ json Instance::egress_report(PortSlot slot) const {
                  {"kernel", in_kernel},           {"user", in_user},
                  {"counters", json::object()}};
     if (config.driver == Driver::xdp) program["prog_id"] = kernel_->egress(slot)[place].id;
-    const u32 rows = path_->accounts.rows();
+    const u32 rows = now.accounts.rows();
     for (std::size_t i = 0; step.program->counters[i] != nullptr; ++i) {
       u64 total = 0;
       for (u32 row = 0; row < rows; ++row) total += reinterpret_cast<const volatile u64*>(step.state + row * step.stride)[i];
@@ -146,76 +157,90 @@ json Instance::egress_report(PortSlot slot) const {
 }
 
 // Every drop by its name. A stage's and a program's own reasons always, the runtime's when there were any.
-json Instance::drops_report() const {
+json Instance::drops_report(const Moment& now) const {
   json drops = json::array();
   for (u16 slot = 0; slot < path_->ports.size(); ++slot) {
     const PortEntry& port = path_->ports[slot];
-    const account kernel = kernel_account(PortSlot{slot}), user = user_account(PortSlot{slot});
+    const account kernel = kernel_account(now, PortSlot{slot}), user = user_account(now, PortSlot{slot});
     for (u32 reason = 0; reason < WEIR_DROP_OWN; ++reason)
       if (const u64 frames = kernel.drop[reason] + user.drop[reason]; frames > 0)
         add_drop(drops, "port " + port.name, drop_names[reason], frames);
   }
   for (const auto& pipeline : path_->pipelines)
     for (const StageEntry& stage : pipeline->stages)
-      for (std::size_t i = 0; i < stage.plugin->drops.size(); ++i)
-        add_drop(drops, "stage " + stage.name, stage.plugin->drops[i],
-                 path_->accounts.kernel(stage.block).drop[WEIR_DROP_OWN + i] + path_->accounts.user(stage.block).drop[WEIR_DROP_OWN + i]);
+      add_own_drops(drops, fmt::format("stage {}.{}", pipeline->name, stage.name), stage.plugin->drops, now.accounts.kernel(stage.block),
+                    now.accounts.user(stage.block));
   for (const PortEntry& port : path_->ports)
-    for (const EgressChain::Step& step : port.egress.steps())
-      for (std::size_t i = 0; step.program->drops[i] != nullptr; ++i)
-        add_drop(drops, fmt::format("egress {} {}", port.name, step.program->name), step.program->drops[i],
-                 path_->accounts.kernel(step.block).drop[WEIR_DROP_OWN + i] + path_->accounts.user(step.block).drop[WEIR_DROP_OWN + i]);
+    for (const EgressChain::Step& step : port.egress.steps()) {
+      std::vector<std::string> names;
+      for (std::size_t i = 0; step.program->drops[i] != nullptr; ++i) names.emplace_back(step.program->drops[i]);
+      add_own_drops(drops, fmt::format("egress {} {}", port.name, step.program->name), names, now.accounts.kernel(step.block),
+                    now.accounts.user(step.block));
+    }
   return drops;
 }
 
-// Only at rest.
-json Instance::frames_report() const {
-  u64 free = pool_->free(), rings = 0, bursts = 0;
-  for (const auto& runner : workers_->runners()) {
-    free += runner->free();
-    bursts += runner->held();
-  }
-  for (const PortEntry& port : path_->ports)
-    for (u32 queue = 0; queue < port.port->queues(); ++queue) rings += port.port->queue(queue).held();
-  return {{"total", pool_->count()}, {"free", free}, {"rings", rings}, {"bursts", bursts}, {"lanes", 0}};
+json Instance::frames_report(const Moment& now) const {
+  return {{"total", pool_->count()}, {"free", now.free}, {"rings", now.rings}, {"bursts", now.bursts}, {"lanes", 0}};
 }
 
 // The sum of design rule "rx = tx + to_stack + drops + held" over the instance. Not zero while frames are between two counters, which is
 // for the length of one poll of the device; not zero for long: a frame was lost without a name.
-json Instance::account_report(const json& drops) const {
-  u64 in = 0, copies = 0, tx = 0, to_stack = 0, drop = 0, held = 0;
+json Instance::account_report(const Moment& now, const json& drops) const {
+  u64 in = 0, copies = 0, tx = 0, to_stack = 0, drop = 0;
+  const u64 held = now.waiting + now.bursts;
   for (u16 slot = 0; slot < path_->ports.size(); ++slot) {
-    const PortEntry& port = path_->ports[slot];
-    const account kernel = kernel_account(PortSlot{slot}), user = user_account(PortSlot{slot});
+    const account kernel = kernel_account(now, PortSlot{slot}), user = user_account(now, PortSlot{slot});
     in += topology_->config().ports[slot].driver == Driver::xdp ? kernel.frames : user.frames;
     copies += kernel.counter[WEIR_PORT_COPIES] + user.counter[WEIR_PORT_COPIES];
     tx += kernel.tx + user.tx;
     to_stack += kernel.verdict[WEIR_TO_STACK] + user.verdict[WEIR_TO_STACK];
-    for (u32 queue = 0; queue < port.port->queues(); ++queue) held += port.port->queue(queue).waiting();
   }
-  for (const auto& runner : workers_->runners()) held += runner->held();
   for (const json& each : drops) drop += each["frames"].get<u64>();
   const i64 difference = static_cast<i64>(in + copies) - static_cast<i64>(tx + to_stack + drop + held);
   return {{"rx", in}, {"copies", copies}, {"tx", tx}, {"to_stack", to_stack}, {"drop", drop}, {"held", held}, {"difference", difference}};
 }
 
-json Instance::stats() {
+Result<Instance::Moment> Instance::moment() {
+  const Accounts& live = path_->accounts;
+  Moment now{.accounts = TRY(live.blank()), .stack_lost = std::vector<u64>(path_->ports.size())};
+  now.accounts.take(live, 0, live.rows());  // what takes its time: the copy's memory comes page by page
+  workers_->at_rest([&] {
+    now.accounts.take(live, live.worker_row(0), live.rows());
+    now.free = pool_->free();
+    for (const auto& runner : workers_->runners()) {
+      now.free += runner->free();
+      now.bursts += runner->held();
+    }
+    for (u16 slot = 0; slot < path_->ports.size(); ++slot) {
+      Port& port = *path_->ports[slot].port;
+      for (u32 queue = 0; queue < port.queues(); ++queue) {
+        now.rings += port.queue(queue).held();
+        now.waiting += port.queue(queue).waiting();
+      }
+      if (stack_) now.stack_lost[slot] = stack_->lost(PortSlot{slot});
+    }
+  });
+  now.accounts.take(live, 0, live.worker_row(0));
+  return now;
+}
+
+Result<json> Instance::stats() {
+  const Moment now = TRY(moment());
   json report{{"instance", name()}, {"user_only", options_.user_only}};
   report["uptime_s"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - started_).count();
-  workers_->at_rest([&] {
-    report["ports"] = json::array();
-    report["egress"] = json::array();
-    report["stages"] = json::array();
-    for (u16 slot = 0; slot < path_->ports.size(); ++slot) {
-      report["ports"].push_back(port_report(PortSlot{slot}));
-      for (json& program : egress_report(PortSlot{slot})) report["egress"].push_back(std::move(program));
-    }
-    for (const auto& pipeline : path_->pipelines)
-      for (const StageEntry& stage : pipeline->stages) report["stages"].push_back(stage_report(stage, pipeline->name));
-    report["drops"] = drops_report();
-    report["frames"] = frames_report();
-    report["account"] = account_report(report["drops"]);
-  });
+  report["ports"] = json::array();
+  report["egress"] = json::array();
+  report["stages"] = json::array();
+  for (u16 slot = 0; slot < path_->ports.size(); ++slot) {
+    report["ports"].push_back(port_report(now, PortSlot{slot}));
+    for (json& program : egress_report(now, PortSlot{slot})) report["egress"].push_back(std::move(program));
+  }
+  for (const auto& pipeline : path_->pipelines)
+    for (const StageEntry& stage : pipeline->stages) report["stages"].push_back(stage_report(now, stage, pipeline->name));
+  report["drops"] = drops_report(now);
+  report["frames"] = frames_report(now);
+  report["account"] = account_report(now, report["drops"]);
   report["warnings"] = warnings_;
   return report;
 }

@@ -54,6 +54,7 @@ Result<std::unique_ptr<Topology>> Topology::build(Config config, const Registry&
     block += static_cast<u32>(port.egress.size());
   }
   made->blocks_ = block;
+  made->note_names_of_egress(registry);
   return made;
 }
 
@@ -88,6 +89,20 @@ Result<GroupSlot> Topology::group(std::span<const PortSlot> ports) {
   return GroupSlot{static_cast<u16>(groups_.size() - 1)};
 }
 
+// A program's counters and reasons are known by their place.
+void Topology::note_names_of_egress(const Registry& registry) {
+  for (const PortConfig& port : config_.ports)
+    for (const EgressConfig& egress : port.egress) {
+      const egress_program& program = *registry.egress_module(egress.program)->host;
+      egress_names_ += "egress " + egress.program + ":";
+      for (const char* const* names : {program.drops, program.counters}) {
+        for (; *names != nullptr; ++names) egress_names_ += fmt::format(" {}", *names);
+        egress_names_ += ";";
+      }
+      egress_names_ += "\n";
+    }
+}
+
 std::string Topology::fingerprint() const {
   std::string text = fmt::format("frames {}x{}\n", config_.frame_count, config_.frame_size);
   for (const PortConfig& port : config_.ports) {
@@ -103,7 +118,7 @@ std::string Topology::fingerprint() const {
     for (PortSlot port : group.ports) text += fmt::format(" {}", port.value);
     text += "\n";
   }
-  return text;
+  return text + egress_names_;
 }
 
 }  // namespace weir

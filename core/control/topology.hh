@@ -53,7 +53,9 @@ class Topology {
   class Context;
   explicit Topology(Config config);
   Result<GroupSlot> group(std::span<const PortSlot> ports);
+  void note_names_of_egress(const Registry& registry);
   Config config_;
+  std::string egress_names_;
   std::vector<Group> groups_;
   std::vector<std::unique_ptr<Context>> contexts_;
   std::vector<StagePlan> stages_;

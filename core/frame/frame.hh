@@ -2,6 +2,7 @@
 // frame: a packet buffer with its bytes, and a burst of them, as stages see them.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <span>
 #include <type_traits>
@@ -48,7 +49,9 @@ class Burst {
   // Reason: the plugin's own enum, in the order of its declared names.
   template <typename Reason>
   requires std::is_enum_v<Reason>
-  void drop(Frame& frame, Reason reason) noexcept { decide(frame, WEIR_DROP, static_cast<u16>(WEIR_DROP_OWN + static_cast<u32>(reason))); }
+  void drop(Frame& frame, Reason reason) noexcept {
+    decide(frame, WEIR_DROP, static_cast<u16>(std::min<u32>(static_cast<u16>(reason), WEIR_DROP_UNNAMED - WEIR_DROP_OWN) + WEIR_DROP_OWN));
+  }
   // One of the plugin's own counters, by its enum in the order of the declared names.
   template <typename Counter>
   requires std::is_enum_v<Counter>

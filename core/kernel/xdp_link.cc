@@ -5,6 +5,7 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <linux/if_link.h>
+#include <net/if.h>
 
 #include <cerrno>
 
@@ -13,6 +14,18 @@
 namespace weir {
 
 namespace {
+
+// The id of the bpf link that holds a program on the device; 0: there is none, it was attached by netlink.
+u32 link_on(Ifindex device) {
+  for (u32 id = 0; ::bpf_link_get_next_id(id, &id) == 0;) {
+    const Fd link(::bpf_link_get_fd_by_id(id));
+    bpf_link_info info{};
+    u32 size = sizeof info;
+    if (!link || ::bpf_obj_get_info_by_fd(link.get(), &info, &size) != 0) continue;
+    if (info.type == BPF_LINK_TYPE_XDP && info.xdp.ifindex == device.value) return id;
+  }
+  return 0;
+}
 
 u32 attached_id(Ifindex device, bool native) {
   u32 id = 0;
@@ -37,11 +50,15 @@ Result<XdpLink> XdpLink::attach(int program_fd, Ifindex device, bool native) {
 }
 
 Result<> XdpLink::expect_free(Ifindex device) {
-  u32 id = attached_id(device, true);
-  if (id == 0) id = attached_id(device, false);
+  const bool native = attached_id(device, true) != 0;
+  const u32 id = attached_id(device, native);
   if (id == 0) return {};
-  return fail("another XDP program is attached (id {}, \"{}\"); detach it with: ip link set dev DEVICE xdp off, or stop its owner", id,
-              program_name(id));
+  char name[IF_NAMESIZE] = {};
+  ::if_indextoname(device.value, name);
+  const u32 link = link_on(device);
+  const std::string remedy = link != 0 ? fmt::format("bpftool link detach id {}", link)
+                                       : fmt::format("ip link set dev {} {} off", name, native ? "xdpdrv" : "xdpgeneric");
+  return fail("another XDP program is attached (id {}, \"{}\"); stop its owner, or detach it with: {}", id, program_name(id), remedy);
 }
 
 Result<XdpLink> XdpLink::adopt(Fd link, Ifindex device, bool native) {

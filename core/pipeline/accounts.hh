@@ -19,6 +19,17 @@ class Accounts {
   [[nodiscard]] account& at(u32 row, u32 block) const noexcept {
     return reinterpret_cast<account*>(memory_.data())[static_cast<std::size_t>(row) * blocks_ + block];
   }
+  // A copy with all its rows at zero, for take().
+  [[nodiscard]] Result<Accounts> blank() const {
+    return Accounts(TRY(Mapping::anonymous(sizeof(account) * rows_ * blocks_)), cpus_, rows_, blocks_);
+  }
+  // Row by row what `other`, of the same shape, holds now.
+  void take(const Accounts& other, u32 from, u32 to) noexcept {
+    const std::size_t count = static_cast<std::size_t>(to - from) * blocks_ * sizeof(account) / sizeof(u64);
+    const auto* counters = reinterpret_cast<const volatile u64*>(&other.at(from, 0));
+    auto* into = reinterpret_cast<u64*>(&at(from, 0));
+    for (std::size_t i = 0; i < count; ++i) into[i] = counters[i];
+  }
   [[nodiscard]] account kernel(u32 block) const noexcept { return sum(block, 0, cpus_); }
   [[nodiscard]] account user(u32 block) const noexcept { return sum(block, cpus_, rows_); }
 

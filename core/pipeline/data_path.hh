@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -28,11 +29,12 @@ struct Pipeline {
   [[nodiscard]] u32 first() const noexcept { return stages.empty() ? 0 : stages.front().number; }
 };
 
-// The way of a frame from a worker to the host's own network stack, as if it had come in by `port`. False: it did not take it.
+// The way of a frame from a worker to the host's own network stack, as if it had come in by `port`.
 class StackEntry {
  public:
   virtual ~StackEntry() = default;
-  virtual bool submit(PortSlot port, std::span<const u8> bytes) noexcept = 0;
+  // Nothing, or why it does not take the frame.
+  virtual std::optional<weir_drop> submit(PortSlot port, std::span<const u8> bytes) noexcept = 0;
   [[nodiscard]] virtual u32 held() const noexcept = 0;
 };
 
@@ -48,7 +50,7 @@ struct PortEntry {
 struct DataPath {
   explicit DataPath(Accounts table) : accounts(std::move(table)) {}
   Accounts accounts;
-  StackEntry* stack = nullptr;  // null: frames for the host stack are dropped under their own name
+  StackEntry* stack = nullptr;  // null: no port has one; frames for the host stack are dropped as "stack_failed"
   std::vector<std::unique_ptr<Pipeline>> pipelines;
   std::vector<std::vector<PortSlot>> groups;  // by slot
   std::vector<PortEntry> ports;               // by slot

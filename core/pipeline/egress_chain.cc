@@ -2,6 +2,8 @@
 // egress_chain: the same programs as on the device entry, in the same order, with the same counters.
 #include "core/pipeline/egress_chain.hh"
 
+#include <algorithm>
+
 // The host side of the programs' own header: struct egress_frame.
 extern "C" {
 #include "bpf/lib/egress.bpf.h"
@@ -22,7 +24,7 @@ u32 EgressChain::run(Frame* frames, u32 number, const Accounts& accounts, u32 ro
         frames[kept++].length = view.length;
         continue;
       }
-      if (const u32 reason = WEIR_DROP_OWN + verdict - 1; reason < WEIR_DROPS) ++account.drop[reason];
+      ++account.drop[std::min<u32>(verdict - 1, WEIR_DROP_UNNAMED - WEIR_DROP_OWN) + WEIR_DROP_OWN];
       cache.release(frames[i]);
     }
     account.verdict[WEIR_NEXT] += kept;

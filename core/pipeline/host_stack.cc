@@ -54,20 +54,20 @@ class Anchor {
 
 class HostStack::Ring {
  public:
-  static Result<std::unique_ptr<Ring>> create(const Entry& port);
+  static Result<std::unique_ptr<Ring>> create(const Entry& port, const PinFolder& pins, bool adopt);
 
-  // False: full, or a length that cannot go this way.
-  bool push(std::span<const u8> bytes) noexcept {
+  std::optional<weir_drop> push(std::span<const u8> bytes) noexcept {
     std::scoped_lock hold(lock_);
     const u64 head = std::atomic_ref(ring_->head).load(std::memory_order_relaxed);
-    if (bytes.size() < TO_STACK_SHORTEST || bytes.size() > TO_STACK_LONGEST) return false;
-    if (head - tail() == TO_STACK_SLOTS) return false;
-    auto* slot = reinterpret_cast<to_stack_slot*>(slots_.data() + head % TO_STACK_SLOTS * stride_);
-    slot->length = static_cast<u32>(bytes.size());
-    std::memcpy(slot->bytes, bytes.data(), bytes.size());
+    if (bytes.size() < TO_STACK_SHORTEST || bytes.size() > TO_STACK_LONGEST) return WEIR_DROP_STACK_FAILED;
+    if (head - tail() == TO_STACK_SLOTS) return WEIR_DROP_STACK_FULL;
+    to_stack_slot& slot = slots_[head % TO_STACK_SLOTS];
+    slot.length = static_cast<u32>(bytes.size());
+    std::memcpy(slot.bytes, bytes.data(), bytes.size());
     std::atomic_ref(ring_->head).store(head + 1, std::memory_order_release);
-    return true;
+    return std::nullopt;
   }
+  [[nodiscard]] const KernelMemory& memory() const noexcept { return *memory_; }
   [[nodiscard]] u32 waiting() const noexcept {
     const u64 from = tail();  // first: it never passes a head that is read later
     return static_cast<u32>(std::atomic_ref(ring_->head).load(std::memory_order_acquire) - from);
@@ -94,31 +94,24 @@ class HostStack::Ring {
 
   BpfObject object_;
   std::optional<Anchor> anchor_;  // goes before the program
-  BpfMap ring_map_, slot_map_;
-  Mapping ring_memory_, slots_;
+  std::unique_ptr<KernelMemory> memory_;
+  std::span<to_stack_slot> slots_;
   to_stack_ring* ring_ = nullptr;
-  std::size_t stride_ = 0;
   int program_ = -1;
   Ifindex device_;
   SpinLock lock_;  // of the workers that push
 };
 
-Result<std::unique_ptr<HostStack::Ring>> HostStack::Ring::create(const Entry& port) {
+Result<std::unique_ptr<HostStack::Ring>> HostStack::Ring::create(const Entry& port, const PinFolder& pins, bool adopt) {
   std::size_t size = 0;
   const void* elf = to_stack::elf_bytes(&size);
   BpfObject object = TRY(BpfObject::open("to_stack", {static_cast<const u8*>(elf), size}));
   std::unique_ptr<Ring> made(new Ring(std::move(object)));
-  const MapShape ring = TRY(made->object_.shape("ring")), slots = TRY(made->object_.shape("slots"));
-  made->ring_map_ = TRY(BpfMap::create("ring", ring));
-  made->slot_map_ = TRY(BpfMap::create("slots", slots));
-  TRY_VOID(made->object_.use("ring", made->ring_map_.fd()));
-  TRY_VOID(made->object_.use("slots", made->slot_map_.fd()));
+  made->memory_ = std::make_unique<KernelMemory>(made->object_, pins, fmt::format("to_stack_{}", port.slot.value), adopt);
+  made->ring_ = TRY(made->memory_->array<to_stack_ring>("ring", 1)).data();
+  made->slots_ = TRY(made->memory_->array<to_stack_slot>("slots", TO_STACK_SLOTS));
   TRY_VOID(made->object_.constants(".rodata.weir", to_stack_link{port.mark}));
   TRY_VOID(made->object_.load());
-  made->ring_memory_ = TRY(made->ring_map_.map_memory());
-  made->slots_ = TRY(made->slot_map_.map_memory());
-  made->ring_ = reinterpret_cast<to_stack_ring*>(made->ring_memory_.data());
-  made->stride_ = made->slot_map_.stride();
   made->program_ = made->object_.program_fd("to_stack");
   made->device_ = port.device;
   made->anchor_.emplace(made->program_);
@@ -133,38 +126,42 @@ struct HostStack::Worker {
 
 HostStack::HostStack() = default;
 
-Result<std::unique_ptr<HostStack>> HostStack::create(const std::vector<Entry>& ports) {
+Result<std::unique_ptr<HostStack>> HostStack::create(const std::vector<Entry>& ports, const PinFolder& pins, bool adopt) {
   std::unique_ptr<HostStack> made(new HostStack);
   for (const Entry& port : ports) {
     if (made->rings_.size() <= port.slot.value) made->rings_.resize(port.slot.value + 1u);
-    made->rings_[port.slot.value] = TRY(Ring::create(port));
+    made->rings_[port.slot.value] = TRY(Ring::create(port, pins, adopt));
   }
   made->worker_ = std::make_unique<Worker>();
-  made->worker_->thread = std::thread([stack = made.get()] {
-    Worker& worker = *stack->worker_;
-    for (u32 seen = 0; !worker.stopping || stack->held() > 0;) {
-      worker.asked.wait(seen);
-      seen = worker.asked;
-      for (const auto& ring : stack->rings_)
-        if (ring) ring->drain();
-    }
-  });
+  made->worker_->asked = 1;  // an adopted ring is perhaps not empty
   return made;
 }
 
+void HostStack::start() {
+  worker_->thread = std::thread([this] {
+    for (u32 seen = 0; !worker_->stopping || held() > 0;) {
+      worker_->asked.wait(seen);
+      seen = worker_->asked;
+      for (const auto& ring : rings_)
+        if (ring) ring->drain();
+    }
+  });
+}
+
 HostStack::~HostStack() {
-  if (!worker_) return;
+  if (!worker_ || !worker_->thread.joinable()) return;
   worker_->stopping = true;
   worker_->asked.fetch_add(1);
   worker_->asked.notify_one();
   worker_->thread.join();
 }
 
-bool HostStack::submit(PortSlot port, std::span<const u8> bytes) noexcept {
-  if (port.value >= rings_.size() || !rings_[port.value] || !rings_[port.value]->push(bytes)) return false;
+std::optional<weir_drop> HostStack::submit(PortSlot port, std::span<const u8> bytes) noexcept {
+  if (port.value >= rings_.size() || !rings_[port.value]) return WEIR_DROP_STACK_FAILED;
+  if (const auto refused = rings_[port.value]->push(bytes)) return refused;
   worker_->asked.fetch_add(1);  // in one order with the thread's going to sleep
   worker_->asked.notify_one();  // a system call only when the thread sleeps
-  return true;
+  return std::nullopt;
 }
 
 u32 HostStack::held() const noexcept {
@@ -172,6 +169,13 @@ u32 HostStack::held() const noexcept {
   for (const auto& ring : rings_)
     if (ring) waiting += ring->waiting();
   return waiting;
+}
+
+std::vector<const KernelMemory*> HostStack::memories() const {
+  std::vector<const KernelMemory*> all;
+  for (const auto& ring : rings_)
+    if (ring) all.push_back(&ring->memory());
+  return all;
 }
 
 u64 HostStack::lost(PortSlot port) const noexcept {

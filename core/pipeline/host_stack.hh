@@ -5,8 +5,8 @@
 #include <memory>
 #include <vector>
 
-#include "core/kernel/object.hh"
 #include "core/pipeline/data_path.hh"
+#include "core/pipeline/kernel_side.hh"
 
 namespace weir {
 
@@ -21,14 +21,20 @@ class HostStack final : public StackEntry {
     Ifindex device;
     u64 mark;  // see struct to_stack_link; 0: its ingress program runs natively
   };
-  static Result<std::unique_ptr<HostStack>> create(const std::vector<Entry>& ports);
+  // The rings in `pins` of a run that was killed are adopted when `adopt`, with what it left in them.
+  static Result<std::unique_ptr<HostStack>> create(const std::vector<Entry>& ports, const PinFolder& pins, bool adopt);
   HostStack(const HostStack&) = delete;
   // Hands over what waits, then stops.
   ~HostStack() override;
+  // Begins to hand over. Not before the ports' programs know the marks of `Entry`: they would take such a frame for one that came in.
+  void start();
 
-  // False: the port's ring is full, or a frame of this length cannot go that way (TO_STACK_SHORTEST to TO_STACK_LONGEST bytes can).
-  bool submit(PortSlot port, std::span<const u8> bytes) noexcept override;
+  // "stack_full": the port's ring. "stack_failed": a frame of this length cannot go that way (TO_STACK_SHORTEST to TO_STACK_LONGEST bytes
+  // can).
+  std::optional<weir_drop> submit(PortSlot port, std::span<const u8> bytes) noexcept override;
   [[nodiscard]] u32 held() const noexcept override;
+  // The memory of the rings, to be pinned.
+  [[nodiscard]] std::vector<const KernelMemory*> memories() const;
   // Frames that were taken and did not reach the stack.
   [[nodiscard]] u64 lost(PortSlot port) const noexcept;
 

@@ -49,7 +49,7 @@ bpf_devmap_val entry_of(Ifindex device, int program_fd) {
 
 }  // namespace
 
-Result<u8*> KernelMemory::bytes(std::string_view name, std::size_t entry, u32 count) {
+Result<u8*> KernelMemory::make(std::string_view name, std::size_t entry, u32 count, bool adopt) {
   MapShape shape = TRY(object_.shape(name));
   if (shape.value_size != entry || (shape.flags & BPF_F_MMAPABLE) == 0)
     return fail("{}: map {} has entries of {} bytes where the user half expects {}, or lacks BPF_F_MMAPABLE", prefix_, name,
@@ -58,7 +58,7 @@ Result<u8*> KernelMemory::bytes(std::string_view name, std::size_t entry, u32 co
   shape.entries = count;
   const std::string pin = pin_name(fmt::format("{}_{}", prefix_, name));
   Result<BpfMap> map = fail("not adopted");
-  if (adopt_) {
+  if (adopt) {
     if (Fd fd = pins_.get(pin)) map = BpfMap::adopt(std::move(fd), shape);
   }
   if (!map) map = BpfMap::create(name, shape);
@@ -171,13 +171,14 @@ Result<> KernelSide::load_egress(const KernelPort& port, std::size_t place, cons
   made.object = std::make_unique<BpfObject>(TRY(BpfObject::open("egress " + config.program, module.elf)));
   made.memory = std::make_unique<KernelMemory>(*made.object, pins_, fmt::format("egress_{}_{}", port.slot.value, place), shape_.adopt);
   u8* settings = nullptr;
-  if (made.object->has_map(".data.config")) settings = TRY(made.memory->bytes(".data.config", module.host->config_size, 1));
+  // Not adopted: what an earlier run left still works by its own keys, until attach().
+  if (made.object->has_map(".data.config")) settings = TRY(made.memory->fresh(".data.config", module.host->config_size, 1));
   if (settings != nullptr) fill_egress_config(*module.host, config.keys, port.mac, settings);
   const std::size_t stride = (module.host->state_size + 7) / 8 * 8;
   u8* state = TRY(made.memory->bytes("state", module.host->state_size, shape_.rows));
   TRY_VOID(made.object->use("accounts", accounts_.fd()));
   if (made.object->has_map("chain")) TRY_VOID(made.object->use("chain", chain_fd));
-  const egress_link link{made.block, shape_.blocks, last ? WEIR_NO_NEXT : static_cast<u32>(place) + 1, shape_.rows};
+  const egress_link link{made.block, shape_.blocks, last ? WEIR_NO_NEXT : static_cast<u32>(place) + 1, 0};
   TRY_VOID(made.object->constants(".rodata.weir", link));
   TRY_VOID(made.object->load(config.program));
   const int program = made.object->program_fd(config.program);
@@ -244,6 +245,14 @@ Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& mem
       if (to.value != from) targets.only[from] = ++targets.fan_out[from] == 1 ? static_cast<u8>(to.value) : WEIR_MANY;
   }
   const int fd = map.fd();
+  if (const BpfMap& old = group_maps_[group.value]; attached_) {
+    // The devmap and what is said of it change one after the other, so floods go through user space meanwhile. Setting a map in a map
+    // waits until no program works with what was there before (kernel/bpf/syscall.c, maybe_wait_bpf_programs).
+    const group_targets none{};
+    const int old_fd = old.fd();
+    TRY_VOID(targets_.set(group.value, &none));
+    TRY_VOID(groups_.set(group.value, &old_fd));
+  }
   TRY_VOID(groups_.set(group.value, &fd));
   TRY_VOID(targets_.set(group.value, &targets));
   group_maps_[group.value] = std::move(map);
@@ -282,6 +291,7 @@ Result<> KernelSide::attach(std::vector<KernelPort>& ports) {
     TRY_VOID(set_entry(port));
   }
   for (u16 group = 0; group < group_members_.size(); ++group) TRY_VOID(set_group(GroupSlot{group}, group_members_[group], ports));
+  attached_ = true;
   for (Ingress& made : ingress_) {
     if (!made.adopted) continue;
     made.previous = made.link.program();
@@ -359,7 +369,7 @@ Result<> KernelSide::trace() {
   return {};
 }
 
-Result<> KernelSide::pin() {
+Result<> KernelSide::pin(const std::vector<const KernelMemory*>& others) {
   // First all of them under other names, which may fail: then what ran is still pinned as it was.
   std::vector<std::string> kept;
   const auto put = [&](const std::string& name, int fd) {
@@ -379,6 +389,7 @@ Result<> KernelSide::pin() {
   for (const auto& [number, half] : halves_) TRY_VOID(put_memory(*half.memory));
   for (const auto& chain : egress_)
     for (const EgressProgram& program : chain) TRY_VOID(put_memory(*program.memory));
+  for (const KernelMemory* memory : others) TRY_VOID(put_memory(*memory));
   for (const auto& [name, link] : trace_links_) TRY_VOID(put(name, link.get()));
   for (const Ingress& ingress : ingress_) TRY_VOID(put(ingress.pin, ingress.link.fd()));
   for (const std::string& name : kept) TRY_VOID(pins_.commit(name));

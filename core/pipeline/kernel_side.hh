@@ -27,11 +27,14 @@ class KernelMemory final : public StageMemory {
   KernelMemory(BpfObject& object, const PinFolder& pins, std::string prefix, bool adopt)
       : object_(object), pins_(pins), prefix_(std::move(prefix)), adopt_(adopt) {}
   // The memory of a map with `count` entries, each at least `entry` bytes.
-  Result<u8*> bytes(std::string_view map, std::size_t entry, u32 count) override;
+  Result<u8*> bytes(std::string_view map, std::size_t entry, u32 count) override { return make(map, entry, count, adopt_); }
+  // The same, never an earlier run's.
+  Result<u8*> fresh(std::string_view map, std::size_t entry, u32 count) { return make(map, entry, count, false); }
   Result<> prepare_pins() const;
   [[nodiscard]] std::vector<std::string> pin_names() const;
 
  private:
+  Result<u8*> make(std::string_view map, std::size_t entry, u32 count, bool adopt);
   struct Held {
     BpfMap map;
     Mapping memory;
@@ -88,7 +91,7 @@ class KernelSide {
  public:
   static constexpr u32 max_queues = 64;  // of a port
   struct Shape {
-    u32 cpus = 1, rows = 1, blocks = 1;
+    u32 rows = 1, blocks = 1;
     u32 netns = 0;              // inode of the network namespace
     bool count_queued = false;  // see struct stage_link
     bool adopt = false;
@@ -113,8 +116,9 @@ class KernelSide {
   // The last step: from here on frames arrive. All devices, or none. Ports of mode automatic fall back to generic where the driver
   // has no native XDP.
   Result<> attach(std::vector<KernelPort>& ports);
-  // Pins everything, so that it outlives the process, and forgets what an earlier run left.
-  Result<> pin();
+  // Pins everything, so that it outlives the process, with `others` beside it, and forgets what an earlier run left.
+  Result<> pin(const std::vector<const KernelMemory*>& others);
+  [[nodiscard]] const PinFolder& pins() const noexcept { return pins_; }
   // After an error behind attach(): devices that an earlier run left get its programs back. The others are let go of with this object.
   void give_back() noexcept;
   // Takes the programs off the devices and removes the pins.
@@ -167,6 +171,7 @@ class KernelSide {
   std::map<u32, StageHalf> halves_;                 // by stage number
   std::vector<std::vector<EgressProgram>> egress_;  // by port slot
   std::vector<Ingress> ingress_;
+  bool attached_ = false;
   std::optional<BpfObject> trace_;
   std::vector<std::pair<std::string, Fd>> trace_links_;
   BpfMap devices_, far_devices_;

@@ -12,6 +12,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr u32 most_drops = WEIR_DROP_UNNAMED - WEIR_DROP_OWN;  // of a plugin's own
+
 template <typename T>
 T* symbol(void* handle, const char* name) {
   return reinterpret_cast<T*>(::dlsym(handle, name));
@@ -92,8 +94,8 @@ Result<> Registry::load_module(const std::string& file) {
 }
 
 Result<> Registry::add(const Plugin& plugin, const std::string& file) {
-  if (plugin.drops.size() > WEIR_DROPS - WEIR_DROP_OWN || plugin.counters.size() > WEIR_COUNTERS)
-    return fail("{}: load plugin {}: it declares more than {} drop reasons or {} counters", file, plugin.name, WEIR_DROPS - WEIR_DROP_OWN,
+  if (plugin.drops.size() > most_drops || plugin.counters.size() > WEIR_COUNTERS)
+    return fail("{}: load plugin {}: it declares more than {} drop reasons or {} counters", file, plugin.name, most_drops,
                 WEIR_COUNTERS);
   if (auto [at, fresh] = files_.emplace(plugin.name, file); !fresh)
     return fail("two plugins are named {}: {} and {}; remove one", plugin.name, at->second, file);
@@ -103,10 +105,13 @@ Result<> Registry::add(const Plugin& plugin, const std::string& file) {
 
 Result<> Registry::add(const EgressModule& module, const std::string& file) {
   const std::string name = module.host->name;
+  if (module.host->keys == nullptr || module.host->drops == nullptr || module.host->counters == nullptr)
+    return fail("{}: load egress program {}: it lacks the list of its keys, drop reasons or counters; write EGRESS_KEYS, EGRESS_DROPS and "
+                "EGRESS_COUNTERS, if need be of none",
+                file, name);
   std::size_t drops = 0;
   while (module.host->drops[drops] != nullptr) ++drops;
-  if (drops > WEIR_DROPS - WEIR_DROP_OWN)
-    return fail("{}: load egress program {}: it declares more than {} drop reasons", file, name, WEIR_DROPS - WEIR_DROP_OWN);
+  if (drops > most_drops) return fail("{}: load egress program {}: it declares more than {} drop reasons", file, name, most_drops);
   if (auto [at, fresh] = files_.emplace("egress " + name, file); !fresh)
     return fail("two egress programs are named {}: {} and {}; remove one", name, at->second, file);
   egress_.emplace(name, EgressEntry{&module, egress_schema(*module.host)});

@@ -83,7 +83,7 @@ void Runner::settle(Burst& burst, account& stage) noexcept {
         to_stack(frame);
         break;
       default:
-        if (frame.argument >= WEIR_DROP_OWN && frame.argument < WEIR_DROPS) ++stage.drop[frame.argument];
+        ++stage.drop[std::min<u32>(frame.argument, WEIR_DROP_UNNAMED)];
         ++of(frame.port).verdict[WEIR_DROP];
         cache_.release(frame);
     }
@@ -133,7 +133,8 @@ void Runner::flood(const Frame& frame, u32 group) noexcept {
 }
 
 void Runner::to_stack(const Frame& frame) noexcept {
-  if (path_.stack == nullptr || !path_.stack->submit(frame.port, frame.bytes())) return drop(frame, WEIR_DROP_STACK_FULL);
+  if (path_.stack == nullptr) return drop(frame, WEIR_DROP_STACK_FAILED);
+  if (const auto refused = path_.stack->submit(frame.port, frame.bytes())) return drop(frame, *refused);
   ++of(frame.port).verdict[WEIR_TO_STACK];
   cache_.release(frame);
 }

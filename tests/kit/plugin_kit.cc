@@ -94,6 +94,8 @@ std::vector<Outcome> UserHalf::run(const std::vector<std::pair<u32, Packet>>& fr
   stage_->process(burst);
   for (std::size_t i = 0; i < frames.size(); ++i) {
     const Frame& frame = burst.begin()[i];
+    if (frame.verdict == WEIR_DROP && frame.argument >= WEIR_DROP_OWN + plugin_->drops.size())
+      broken("a user half drops a frame under a reason that is none of its plugin's names");
     outcomes[i] = {{static_cast<weir_verdict>(frame.verdict), frame.argument}, Packet(frame.data, frame.data + frame.length)};
   }
   return outcomes;
@@ -242,6 +244,9 @@ Result<Verdict> KernelHalf::run_once(u32 port, const Packet& bytes, Packet& out)
     }
     for (u32 reason = 0; what == WEIR_DROP && reason < WEIR_DROPS; ++reason)
       if (stage_now.drop[reason] != stage.drop[reason] || port_now.drop[reason] != of_port.drop[reason]) verdict.argument = reason;
+    if (verdict.what == WEIR_DROP && verdict.argument >= WEIR_DROP_OWN + plugin_.drops.size())
+      return fail("{}: its kernel half drops a frame under reason {}, and it names {}", plugin_.name, verdict.argument - WEIR_DROP_OWN,
+                  plugin_.drops.size());
     out.erase(out.begin(), out.begin() + after.data);
     return verdict;
   }

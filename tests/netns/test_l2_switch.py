@@ -178,7 +178,7 @@ def test_frames_that_no_switch_forwards_are_dropped_by_name(lab, flags):
     wires[0].send(frame("00:00:00:00:00:00", BROADCAST))
     wires[0].send(frame(mac(0x11), mac(0x12)))
     wires[0].send(frame(mac(0x12), mac(0x11)))             # both on this port
-    wait_until(lambda: weir.drops() == {("stage l2_switch", "bad_source"): 2, ("stage l2_switch", "same_port"): 1}, "three drops by name")
+    wait_until(lambda: weir.drops() == {("stage main.l2_switch", "bad_source"): 2, ("stage main.l2_switch", "same_port"): 1}, "three drops by name")
     weir.conserved()
 
 

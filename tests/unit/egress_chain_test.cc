@@ -117,11 +117,12 @@ TEST(EgressChain, carries_a_frame_on_from_where_a_program_left_its_bytes) {
   EXPECT_EQ(chain.run({text("..1"), text("..x\x01"), text("..22")}), (Packets{text("1a"), text("22a")}));
 }
 
-TEST(EgressChain, counts_a_reason_that_has_no_counter_as_a_drop_alone) {
+TEST(EgressChain, counts_a_reason_that_has_no_counter_as_unnamed) {
   Chain chain;
   chain.append(signing, {'a'});
   EXPECT_TRUE(chain.run({text("x\xff")}).empty());
   EXPECT_EQ(std::exchange(chain.accounts.at(Chain::worker, 0).verdict[WEIR_DROP], 0), 1u);
+  EXPECT_EQ(std::exchange(chain.accounts.at(Chain::worker, 0).drop[WEIR_DROP_UNNAMED], 0), 1u);
   for (u32 row = 0; row < chain.accounts.rows(); ++row)
     for (u32 block = 0; block < chain.accounts.blocks(); ++block) {
       const account untouched{};

@@ -13,7 +13,7 @@ const char weir_plugin_abi[] = TEST_ABI;
 
 namespace {
 
-[[maybe_unused]] constexpr std::size_t most_drops = WEIR_DROPS - WEIR_DROP_OWN, most_counters = WEIR_COUNTERS;
+[[maybe_unused]] constexpr std::size_t most_drops = WEIR_DROP_UNNAMED - WEIR_DROP_OWN, most_counters = WEIR_COUNTERS;
 
 }  // namespace
 
@@ -37,7 +37,7 @@ constexpr std::array<const char*, sizeof...(each) + 1> names(std::index_sequence
 }
 constexpr auto drops = names(std::make_index_sequence<TEST_DROPS>());
 constexpr egress_key keys[] = {{.type = EGRESS_KEY_END}};
-constexpr egress_program program{.name = TEST_EGRESS, .says = "nothing", .keys = keys, .drops = drops.data()};
+constexpr egress_program program{.name = TEST_EGRESS, .says = "nothing", .keys = keys, .drops = drops.data(), .counters = drops.data()};
 
 }  // namespace
 

@@ -21,9 +21,10 @@ using namespace kit;
 using Texts = std::vector<std::string>;
 
 struct FakeStack final : StackEntry {
-  bool submit(PortSlot port, std::span<const u8> bytes) noexcept override {
-    if (!full) taken.push_back(fmt::format("{} {}", port.value, std::string(bytes.begin(), bytes.end())));
-    return !full;
+  std::optional<weir_drop> submit(PortSlot port, std::span<const u8> bytes) noexcept override {
+    if (full) return WEIR_DROP_STACK_FULL;
+    taken.push_back(fmt::format("{} {}", port.value, std::string(bytes.begin(), bytes.end())));
+    return std::nullopt;
   }
   [[nodiscard]] u32 held() const noexcept override { return 0; }
   bool full = false;
@@ -175,6 +176,16 @@ TEST(Runner, gives_frames_without_a_verdict_to_the_host_stack) {
   EXPECT_EQ(mill.of(Mill::first_stage).verdict[WEIR_NEXT] + mill.of(Mill::first_stage + 1).verdict[WEIR_NEXT], 2u);
 }
 
+TEST(Runner, counts_a_reason_that_no_plugin_can_name_as_unnamed) {
+  Mill mill(1);
+  mill.serve(1);
+  mill.arrive(0, "dz a");
+  mill.runner->poll();
+  const account stage = mill.of(Mill::first_stage);
+  EXPECT_EQ(stage.drop[WEIR_DROP_UNNAMED], 1u);
+  EXPECT_EQ(stage.verdict[WEIR_DROP], 1u);
+}
+
 TEST(Runner, drops_by_name_what_the_host_stack_does_not_take) {
   Mill mill(1);
   mill.stack.full = true;
@@ -183,7 +194,8 @@ TEST(Runner, drops_by_name_what_the_host_stack_does_not_take) {
   mill.path.stack = nullptr;
   mill.arrive(0, "b");
   mill.runner->poll();
-  EXPECT_EQ(mill.dropped(0, WEIR_DROP_STACK_FULL), 2u);
+  EXPECT_EQ(mill.dropped(0, WEIR_DROP_STACK_FULL), 1u);
+  EXPECT_EQ(mill.dropped(0, WEIR_DROP_STACK_FAILED), 1u);
 }
 
 TEST(Runner, floods_by_copies_and_never_to_where_a_frame_came_from) {

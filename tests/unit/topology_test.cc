@@ -35,13 +35,14 @@ Plugin choosy(std::vector<std::string> drops = {"one"}, std::vector<std::string>
 
 const Plugin plugin = choosy();
 const egress_key no_keys[] = {{.type = EGRESS_KEY_END}};
-const char* const no_drops[] = {nullptr};
-const egress_program counting{.name = "count", .keys = no_keys, .drops = no_drops},
-    painting{.name = "paint", .keys = no_keys, .drops = no_drops};
-const EgressModule count_module{&counting, {}}, paint_module{&painting, {}};
+const char *const no_names[] = {nullptr}, *const a_name[] = {"colour", nullptr};
+const egress_program counting{.name = "count", .keys = no_keys, .drops = no_names, .counters = no_names},
+    painting{.name = "paint", .keys = no_keys, .drops = no_names, .counters = no_names},
+    painting_more{.name = "paint", .keys = no_keys, .drops = a_name, .counters = no_names};
+const EgressModule count_module{&counting, {}}, paint_module{&painting, {}}, other_paint_module{&painting_more, {}};
 
-Result<std::unique_ptr<Topology>> build(const std::string& text, const Plugin& with = plugin) {
-  const Registry registry = Registry::of({&with}, {&count_module, &paint_module});
+Result<std::unique_ptr<Topology>> build(const std::string& text, const Plugin& with = plugin, const EgressModule& paint = paint_module) {
+  const Registry registry = Registry::of({&with}, {&count_module, &paint});
   auto config = parse_config(text, "test.toml", registry);
   if (!config) broken(config.error().front().text().c_str());
   return Topology::build(std::move(*config), registry);
@@ -166,6 +167,7 @@ TEST(Topology, has_another_fingerprint_when_a_counter_or_a_table_would_mean_some
     EXPECT_NE(built(replaced(without_b, part, by))->fingerprint(), fingerprint) << by;
   for (const Plugin& later : {choosy({"new", "one"}), choosy({"one"}, {"new"}), choosy({})})
     EXPECT_NE(built(without_b, later)->fingerprint(), fingerprint) << "a later version of the plugin, with other reasons or counters";
+  EXPECT_NE((*build(without_b, plugin, other_paint_module))->fingerprint(), fingerprint) << "the same of an egress program";
 }
 
 }  // namespace
