@@ -27,7 +27,6 @@ Result<> run(const Arguments& arguments) {
   auto topology = TRY(weir::load_topology(arguments.file, registry));
   const auto instance =
       TRY(weir::Instance::start(std::move(topology), registry, {.user_only = arguments.user_only, .keep = arguments.keep}));
-  for (const std::string& warning : instance->warnings()) std::fputs(fmt::format("weir: warning: {}\n", warning).c_str(), stderr);
   return weir::serve(*instance, stop);
 }
 

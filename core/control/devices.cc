@@ -40,34 +40,32 @@ std::string queue_problem(const PortConfig& port, const Netdev& netdev) {
       port.name, wanted, netdev.name, netdev.queues, netdev.name, wanted);
 }
 
+std::string in_netns(const VethPeer& peer) { return peer.netns.empty() ? "" : fmt::format("ip netns exec {} ", peer.netns); }
+
 // The kernel loses what is redirected to a veth whose peer polls no NAPI; what user space sends there arrives.
-std::string napi_warning(const PortConfig& port, const Netdev& netdev, const VethPeer& peer) {
-  return fmt::format(
-      "port {}: the peer of {}, {}{}, has neither GRO nor an XDP program and would lose what is redirected to it: frames for this "
-      "port take the slower way through user space until, there: ethtool -K {} gro on",
-      port.name, netdev.name, peer.name, peer.netns.empty() ? "" : " in namespace " + peer.netns, peer.name);
+std::string napi_warning(const PortConfig& port, const VethPeer& peer) {
+  return fmt::format("port {}: the veth peer of {} has neither GRO nor an XDP program, so frames for it go through user space, which is slower, "
+                     "until: {}ethtool -K {} gro on",
+                     port.name, port.device, in_netns(peer), peer.name);
 }
 
-std::string unknown_warning(const PortConfig& port, const Netdev& netdev) {
-  return fmt::format(
-      "port {}: the peer of {} cannot be seen (weir needs CAP_SYS_ADMIN to look into other network namespaces): without GRO or an XDP "
-      "program "
-      "it loses what is redirected to it, and counts as peer_no_napi; if unsure, there: ethtool -K DEVICE gro on tx off",
-      port.name, netdev.name);
+std::string unknown_warning(const PortConfig& port) {
+  return fmt::format("port {}: the veth peer of {} cannot be seen without CAP_SYS_ADMIN: if it has neither GRO nor an XDP program, what is "
+                     "redirected to it is lost as peer_no_napi; to be sure, in its namespace: ethtool -K PEER gro on tx off",
+                     port.name, port.device);
 }
 
-std::string checksum_warning(const PortConfig& port, const Netdev& netdev, const VethPeer& peer) {
-  return fmt::format(
-      "port {}: the peer of {}, {}{}, leaves the checksums of TCP and UDP to their receiver, which XDP cannot tell it: such frames would "
-      "arrive with wrong ones until, there: ethtool -K {} tx off",
-      port.name, netdev.name, peer.name, peer.netns.empty() ? "" : " in namespace " + peer.netns, peer.name);
+std::string checksum_warning(const PortConfig& port, const VethPeer& peer) {
+  return fmt::format("port {}: the veth peer of {} leaves TCP and UDP checksums to the receiver, which finds them wrong, since XDP carries no "
+                     "word of it, until: {}ethtool -K {} tx off",
+                     port.name, port.device, in_netns(peer), peer.name);
 }
 
 }  // namespace
 
 u32 longest_frame(const Netdev& netdev) noexcept { return netdev.up ? netdev.mtu + ETH_HLEN + vlan_tag : 0; }
 
-Result<std::vector<Device>> look_at_devices(const Config& config, std::vector<std::string>& warnings) {
+Result<std::vector<Device>> look_at_devices(const Config& config) {
   std::vector<Device> devices;
   std::map<u32, std::string> owners;  // by ifindex: two names may be one device
   std::string problems;
@@ -87,18 +85,23 @@ Result<std::vector<Device>> look_at_devices(const Config& config, std::vector<st
     }
     for (const std::string& problem : {mtu_problem(port, *netdev, config.frame_size), queue_problem(port, *netdev)})
       if (!problem.empty()) report(problems, problem);
-    if (!netdev->up)
-      warnings.push_back(fmt::format("port {}: device {} is down; nothing is received or sent until: ip link set dev {} up", port.name,
-                                     port.device, port.device));
     const VethPeer peer = veth_peer(*netdev);
-    const bool redirectable = peer.state != VethPeer::State::missing;
-    if (peer.state == VethPeer::State::unknown) warnings.push_back(unknown_warning(port, *netdev));
-    if (!redirectable) warnings.push_back(napi_warning(port, *netdev, peer));
-    if (peer.leaves_checksums && !port.pipeline.empty()) warnings.push_back(checksum_warning(port, *netdev, peer));
-    devices.push_back({PortSlot{slot}, *netdev, netdev->queues, redirectable});
+    devices.push_back(
+        {PortSlot{slot}, *netdev, netdev->queues, peer.state != VethPeer::State::missing, warnings_of(port, *netdev, peer)});
   }
   if (!problems.empty()) return std::unexpected(Error{invalid_file ? Failure::invalid : Failure::failed, std::move(problems)});
   return devices;
+}
+
+std::vector<std::string> warnings_of(const PortConfig& port, const Netdev& netdev, const VethPeer& peer) {
+  std::vector<std::string> warnings;
+  if (!netdev.up)
+    warnings.push_back(fmt::format("port {}: device {} is down; nothing is received or sent until: ip link set dev {} up", port.name,
+                                   port.device, port.device));
+  if (peer.state == VethPeer::State::unknown) warnings.push_back(unknown_warning(port));
+  if (peer.state == VethPeer::State::missing) warnings.push_back(napi_warning(port, peer));
+  if (peer.leaves_checksums && !port.pipeline.empty()) warnings.push_back(checksum_warning(port, peer));
+  return warnings;
 }
 
 }  // namespace weir

@@ -14,13 +14,16 @@ namespace weir {
 struct Device {
   PortSlot slot;
   Netdev netdev;
-  u32 queues;         // sockets to bind
-  bool redirectable;  // false: see napi_warning
+  u32 queues;                         // sockets to bind
+  bool redirectable;                  // false: it would lose what is redirected to it
+  std::vector<std::string> warnings;  // see warnings_of()
 };
 
-// Looks at the device of every XDP port. Every obstacle is in the error, one a line. What only costs frames (a device that is down, a
-// veth whose peer has no NAPI) goes to `warnings`, each with its remedy.
-Result<std::vector<Device>> look_at_devices(const Config& config, std::vector<std::string>& warnings);
+// Looks at the device of every XDP port. Every obstacle is in the error, one a line.
+Result<std::vector<Device>> look_at_devices(const Config& config);
+
+// What costs frames or speed and hinders nothing (a device that is down, a veth whose peer has no NAPI), each with its remedy.
+std::vector<std::string> warnings_of(const PortConfig& port, const Netdev& netdev, const VethPeer& peer);
 
 // Bytes of a frame that the device takes, as a redirect in the kernel counts (include/linux/filter.h, xdp_ok_fwd_dev); 0: it is down.
 u32 longest_frame(const Netdev& netdev) noexcept;

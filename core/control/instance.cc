@@ -54,9 +54,13 @@ Instance::~Instance() {
 }
 
 Result<> Instance::inspect() {
-  devices_ = TRY(look_at_devices(topology_->config(), warnings_));
+  devices_ = TRY(look_at_devices(topology_->config()));
+  port_warnings_.resize(topology_->config().ports.size());
   u32 queues = 0;
-  for (const Device& device : devices_) queues += device.queues;
+  for (const Device& device : devices_) {
+    queues += device.queues;
+    port_warnings_[device.slot.value] = device.warnings;
+  }
   // A worker without a queue would only hold free frames.
   worker_count_ = std::min(static_cast<u32>(allowed_cpus().size()), std::max(queues, 1u));
   if (topology_->config().workers != 0) worker_count_ = topology_->config().workers;
@@ -262,7 +266,7 @@ Result<> Instance::go() {
   ran_ = true;
   for (const KernelPort& port : kernel_ports_)
     if (port.mode == Mode::generic && topology_->config().ports[port.slot.value].mode == Mode::automatic)
-      warnings_.push_back(fmt::format("port {}: the driver of {} has no native XDP; it runs in generic mode, which is slower{}", port.name,
+      warn(fmt::format("port {}: the driver of {} has no native XDP; it runs in generic mode, which is slower{}", port.name,
                                       port.device,
                                       port.takes_redirects ? "" : ", and what native ports send to it goes through user space"));
   return {};
@@ -297,7 +301,7 @@ void Instance::watch_devices() {
   if (!changed) return;
   for (u16 slot = 0; slot < path_->groups.size(); ++slot)
     if (Result<> set = kernel_->set_group(GroupSlot{slot}, path_->groups[slot], kernel_ports_); !set)
-      warnings_.push_back(fmt::format("group {}: {}; it stays as it was", topology_->groups()[slot].name, set.error().what));
+      warn(fmt::format("group {}: {}; it stays as it was", topology_->groups()[slot].name, set.error().what));
 }
 
 bool Instance::look_again(KernelPort& port) {
@@ -306,10 +310,29 @@ bool Instance::look_again(KernelPort& port) {
   const u32 longest = there ? longest_frame(*netdev) : 0;
   bool changed = std::exchange(port.longest, longest) != longest;
   std::atomic_ref(path_->ports[port.slot.value].longest).store(longest, std::memory_order_relaxed);
-  if (!there || port.redirectable || veth_peer(*netdev).state == VethPeer::State::missing) return changed;
+  std::vector<std::string>& warnings = port_warnings_[port.slot.value];
+  if (!there) {
+    warnings = {fmt::format("port {}: device {} is gone; nothing is received or sent until weir is started again", port.name, port.device)};
+    return changed;
+  }
+  if (!changed && warnings.empty()) return false;  // what a peer does is looked up only while it gives cause to
+  const VethPeer peer = veth_peer(*netdev);
+  warnings = warnings_of(topology_->config().ports[port.slot.value], *netdev, peer);
+  if (port.redirectable || peer.state == VethPeer::State::missing) return changed;
   port.redirectable = true;
-  if (Result<> set = kernel_->set_entry(port); !set) warnings_.push_back(fmt::format("port {}: {}", port.name, set.error().what));
+  if (Result<> set = kernel_->set_entry(port); !set) warn(fmt::format("port {}: {}", port.name, set.error().what));
   return true;
+}
+
+void Instance::warn(std::string text) {
+  if (std::ranges::find(warnings_, text) == warnings_.end()) warnings_.push_back(std::move(text));
+}
+
+std::vector<std::string> Instance::warnings() const {
+  std::vector<std::string> all;
+  for (const auto& of_port : port_warnings_) all.insert(all.end(), of_port.begin(), of_port.end());
+  all.insert(all.end(), warnings_.begin(), warnings_.end());
+  return all;
 }
 
 Result<nlohmann::json> Instance::answer(const nlohmann::json& question) {

@@ -38,7 +38,8 @@ class Instance {
   void watch_devices();
   // The answer to a question of the control socket.
   Result<nlohmann::json> answer(const nlohmann::json& question);
-  [[nodiscard]] const std::vector<std::string>& warnings() const noexcept { return warnings_; }
+  // What holds now, each with its remedy.
+  [[nodiscard]] std::vector<std::string> warnings() const;
   [[nodiscard]] const std::string& name() const noexcept { return topology_->config().name; }
 
  private:
@@ -57,6 +58,7 @@ class Instance {
   void make_plain_egress(u16 slot, EgressChain& chain);
   void count_process_died();
   bool look_again(KernelPort& port);
+  void warn(std::string text);
   [[nodiscard]] bool in_kernel(const Topology::StagePlan& stage) const;
   [[nodiscard]] std::pair<u32, u32> way_to(const Topology::StagePlan* stage) const;  // enum weir_go and its argument
   [[nodiscard]] u32 fill_per_queue() const noexcept;
@@ -87,7 +89,8 @@ class Instance {
   const Registry& registry_;
   Options options_;
   InstanceLock lock_;
-  std::vector<std::string> warnings_;
+  std::vector<std::string> warnings_;                    // of the instance
+  std::vector<std::vector<std::string>> port_warnings_;  // by slot; they come and go with the state of the device
   std::vector<Device> devices_;
   std::unique_ptr<FramePool> pool_;
   std::unique_ptr<Umem> umem_;

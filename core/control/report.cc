@@ -241,7 +241,7 @@ Result<json> Instance::stats() {
   report["drops"] = drops_report(now);
   report["frames"] = frames_report(now);
   report["account"] = account_report(now, report["drops"]);
-  report["warnings"] = warnings_;
+  report["warnings"] = warnings();
   return report;
 }
 

@@ -8,6 +8,7 @@
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 
@@ -26,12 +27,32 @@ Result<Fd> catch_stop_signals() {
   return fd;
 }
 
+namespace {
+
+// Says each warning once for as long as it holds.
+class Warnings {
+ public:
+  void tell(const Instance& instance) {
+    std::vector<std::string> now = instance.warnings();
+    for (const std::string& each : now)
+      if (std::ranges::find(told_, each) == told_.end()) std::fputs(fmt::format("weir: warning: {}\n", each).c_str(), stderr);
+    told_ = std::move(now);
+  }
+
+ private:
+  std::vector<std::string> told_;
+};
+
+}  // namespace
+
 Result<> serve(Instance& instance, const Fd& stop) {
   const ControlSocket socket = TRY(ControlSocket::listen(instance.name()));
   const Fd clock(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
   const itimerspec every_second{{1, 0}, {1, 0}};
   if (!clock || ::timerfd_settime(clock.get(), 0, &every_second, nullptr) != 0) return fail_errno(errno, "start the clock");
   const LinkEvents links = TRY(LinkEvents::open());
+  Warnings warnings;
+  warnings.tell(instance);
   instance.tick();
   std::fputs(fmt::format("weir: {}: forwarding\n", instance.name()).c_str(), stdout);  // fmt::print() throws when nobody reads
   std::fflush(stdout);
@@ -45,6 +66,7 @@ Result<> serve(Instance& instance, const Fd& stop) {
       links.forget();
       instance.watch_devices();
     }
+    warnings.tell(instance);
     if (wait[2].revents != 0) socket.serve([&](const nlohmann::json& question) { return instance.answer(question); });
   }
 }

@@ -53,14 +53,22 @@ def test_a_configuration_error_is_exit_code_2_with_its_position(lab, tmp_path):
     assert lines[0].startswith(f"{tmp_path}/bad.toml:7:1: port[0].mdoe: unknown key (did you mean \"mode\"?); allowed: ")
 
 
-def test_a_device_that_carries_another_program_is_left_to_its_owner(lab, tmp_path):
-    lab.switch.run("xdp-loader", "load", "-m", "native", "p1", BUILD / "tests" / "xdp_stack.bpf.o")
+XDP_STACK = BUILD / "tests" / "xdp_stack.bpf.o"
+
+
+@pytest.mark.parametrize("load", [("xdp-loader", "load", "-m", "native", "p1", XDP_STACK), ("xdp-loader", "load", "-m", "skb", "p1", XDP_STACK),
+                                  ("ip", "link", "set", "dev", "p1", "xdpgeneric", "obj", XDP_STACK, "sec", "xdp")],
+                         ids=["libxdp_native", "libxdp_generic", "iproute2"])
+def test_a_device_that_carries_another_program_is_left_to_its_owner(lab, tmp_path, load):
+    lab.switch.run(*load)
     try:
         code, said = refused(lab, lab.ports(2) + PATCH, tmp_path)
+        assert code == 1
+        assert said.startswith("weir: port p1, device p1: another XDP program is attached (id ")
+        lab.switch.run(*said.split("detach it with: ")[1].split())
+        lab.weir(lab.ports(2) + PATCH).stop()
     finally:
         lab.switch.run("xdp-loader", "unload", "-a", "p1", check=False)
-    assert code == 1
-    assert said.startswith("weir: port p1, device p1: another XDP program is attached (id ") and "ip link set dev" in said
 
 
 def test_a_second_instance_of_the_name_is_refused_and_the_first_goes_on(lab, tmp_path):
@@ -76,6 +84,15 @@ def test_a_device_of_another_instance_is_refused_and_the_first_goes_on(lab, tmp_
     code, said = refused(lab, lab.ports(2) + PATCH, tmp_path)
     assert code == 1 and "another XDP program is attached" in said
     assert ping(lab.hosts[0], "10.9.0.2") == 3
+
+
+def test_what_a_killed_instance_left_on_a_device_comes_off_by_the_command_that_is_said(lab, tmp_path):
+    lab.weir(lab.ports(2) + PATCH).kill()
+    for device in ("p0", "p1"):
+        code, said = refused(lab, lab.ports(2) + PATCH, tmp_path)
+        assert code == 1 and f"device {device}: another XDP program" in said, said
+        lab.switch.run(*said.split("detach it with: ")[1].split())
+    lab.weir(lab.ports(2) + PATCH).stop()
 
 
 def test_without_privileges_it_says_what_it_needs(lab, tmp_path):
@@ -133,12 +150,14 @@ def test_nothing_is_lost_to_a_veth_peer_without_napi(lab):
     """The kernel loses what is redirected there: it goes through user space until the remedy is followed, and then no more."""
     lab.hosts[1].run("ethtool", "-K", "eth0", "gro", "off")
     weir = lab.weir(lab.ports(2) + PATCH)
-    said = f"the peer of p1, eth0 in namespace {lab.hosts[1].name}, has neither GRO nor an XDP program"
-    assert said in weir.process.text() and "ethtool -K eth0 gro on" in weir.process.text()
+    said = weir.stats()["warnings"]
+    assert len(said) == 1 and "port p1: the veth peer of p1 has neither GRO nor an XDP program" in said[0]
+    assert weir.process.text().startswith(f"weir: warning: {said[0]}\n")
     assert ping(lab.hosts[0], "10.9.0.2") == 3
     assert weir.port("p1")["tx_kernel"] == 0
-    lab.hosts[1].run("ethtool", "-K", "eth0", "gro", "on")
+    run(*said[0].split("until: ")[1].split())
     wait_until(lambda: len(weir.ask("devmap", "list")["ports"]) == 2, "the port has its entry")
+    assert weir.stats()["warnings"] == []
     assert ping(lab.hosts[0], "10.9.0.2") == 3
     assert weir.port("p1")["tx_kernel"] >= 3
     assert weir.conserved()["account"]["drop"] == 0
@@ -148,14 +167,28 @@ def test_checksums_that_a_veth_peer_leaves_to_the_receiver_are_told(lab):
     """XDP cannot tell the receiver to compute them: a TCP handshake never ends until the remedy is followed."""
     lab.hosts[0].run("ethtool", "-K", "eth0", "tx", "on")
     weir = lab.weir(lab.ports(2) + PATCH)
-    said = [line for line in weir.process.text().splitlines() if "checksums" in line]
-    assert len(said) == 1 and "port p0: the peer of p0, eth0 in namespace " in said[0] and said[0].endswith("ethtool -K eth0 tx off")
+    said = weir.stats()["warnings"]
+    assert len(said) == 1 and "port p0: the veth peer of p0 leaves TCP and UDP checksums to the receiver" in said[0]
     lab.hosts[1].start("/usr/bin/python3", "-m", "http.server", "--bind", "10.9.0.2", "8000")
     wait_until(lambda: "LISTEN" in lab.hosts[1].run("ss", "-ltn").stdout, "the server listens")
     fetch = ("curl", "-sS", "-o", "/dev/null", "--max-time", "2", "http://10.9.0.2:8000/")
     assert lab.hosts[0].run(*fetch, check=False).returncode != 0
-    lab.hosts[0].run("ethtool", "-K", "eth0", "tx", "off")
+    run(*said[0].split("until: ")[1].split())
     assert lab.hosts[0].run(*fetch, check=False).returncode == 0
+    wait_until(lambda: weir.stats()["warnings"] == [], "the warning is withdrawn")
+
+
+def test_a_device_that_goes_down_is_told_until_it_is_up(lab):
+    weir = lab.weir(lab.ports(2) + PATCH)
+    said = "port p1: device p1 is down; nothing is received or sent until: ip link set dev p1 up"
+    for _ in range(2):
+        lab.switch.run("ip", "link", "set", "p1", "down")
+        wait_until(lambda: weir.stats()["warnings"] == [said], "the warning")
+        lab.switch.run("ip", "link", "set", "p1", "up")
+        wait_until(lambda: weir.stats()["warnings"] == [], "the warning is withdrawn")
+    assert weir.process.text().count(f"weir: warning: {said}\n") == 2
+    lab.switch.run("ip", "link", "del", "p1")
+    wait_until(lambda: len(weir.stats()["warnings"]) == 1 and "device p1 is gone" in weir.stats()["warnings"][0], "the warning")
 
 
 @pytest.mark.parametrize("words", [[], ["nonsense"], ["run"], ["run", "a", "--keep", "--detach-on-exit"], ["stats", "--nonsense"], ["devmap"]])
