@@ -110,11 +110,12 @@ std::string type_text(const weir::Key& key) {
     case Type::string:
       return key.choices.empty() ? "a string" : fmt::format("{}", fmt::join(key.choices, " | "));
     case Type::mac:
-      return "a MAC address";
+      return key.of_station ? "the MAC address of a station" : "a MAC address";
     case Type::port:
       return "the name of a port";
     case Type::list:
-      return fmt::format("a list of {} to {}, each {}", key.min, key.max, type_text(key.inner.front()));
+      return fmt::format("a list of {}, each {}", key.min == key.max ? std::to_string(key.min) : fmt::format("{} to {}", key.min, key.max),
+                         type_text(key.inner.front()));
     case Type::table:
       return "a table";
   }
@@ -163,21 +164,41 @@ std::string show_stats(const json& stats) {
   text += fmt::format("account: {} rx + {} copies = {} tx + {} to_stack + {} drop + {} held, difference {}\n", number(sum, "rx"),
                       number(sum, "copies"), number(sum, "tx"), number(sum, "to_stack"), number(sum, "drop"), number(sum, "held"),
                       sum["difference"].get<std::int64_t>());
-  for (const json& warning : stats["warnings"]) text += fmt::format("said at start: {}\n", warning.get<std::string>());
+  for (const json& warning : stats["warnings"]) text += fmt::format("warning: {}\n", warning.get<std::string>());
   return text;
 }
 
 std::string show_rates(const json& before, const json& now) {
   const double seconds = std::max(0.001, now["uptime_s"].get<double>() - before["uptime_s"].get<double>());
-  Table table({"port", "rx/s", "redirect/s", "flood/s", "punt/s", "to_stack/s", "drop/s", "tx_kernel/s", "tx_user/s"});
+  const auto rate = [&](const json& then, const json& after, const char* key) {
+    return fmt::format("{:.0f}", std::max(0.0, after.value(key, 0.0) - then.value(key, 0.0)) / seconds);
+  };
+  Table ports({"port", "rx/s", "redirect/s", "flood/s", "punt/s", "to_stack/s", "drop/s", "tx_kernel/s", "tx_user/s"});
   for (std::size_t i = 0; i < now["ports"].size() && i < before["ports"].size(); ++i) {
-    const json &then = before["ports"][i], &port = now["ports"][i];
-    std::vector<std::string> row{port["name"]};
+    std::vector<std::string> row{now["ports"][i]["name"]};
     for (const char* key : {"rx", "redirect", "flood", "punt", "to_stack", "drop", "tx_kernel", "tx_user"})
-      row.push_back(fmt::format("{:.0f}", std::max(0.0, port[key].get<double>() - then[key].get<double>()) / seconds));
-    table.add(std::move(row));
+      row.push_back(rate(before["ports"][i], now["ports"][i], key));
+    ports.add(std::move(row));
   }
-  return table.text() + extras(now) + egress_table(now) + drops_table(now);
+  Table egress({"egress of", "program", "kernel/s", "user/s", "drop/s"});
+  for (std::size_t i = 0; i < now["egress"].size() && i < before["egress"].size(); ++i) {
+    const json &then = before["egress"][i], &program = now["egress"][i];
+    egress.add(
+        {program["port"], program["program"], rate(then, program, "kernel"), rate(then, program, "user"), rate(then, program, "drop")});
+  }
+  Table drops({"dropped at", "reason", "frames/s", "frames in all"});
+  for (const json& drop : now["drops"]) {
+    const auto then = std::ranges::find_if(
+        before["drops"], [&](const json& each) { return each["where"] == drop["where"] && each["reason"] == drop["reason"]; });
+    if (drop["frames"] == 0) continue;
+    drops.add({drop["where"], drop["reason"], rate(then != before["drops"].end() ? *then : json::object(), drop, "frames"),
+               number(drop, "frames")});
+  }
+  std::string text = ports.text();
+  if (!egress.empty()) text += "\n" + egress.text();
+  if (!drops.empty()) text += "\n" + drops.text();
+  for (const json& warning : now["warnings"]) text += fmt::format("\nwarning: {}", warning.get<std::string>());
+  return text;
 }
 
 std::string show_devmap(const json& devmap) {

@@ -13,6 +13,7 @@ enum egress_key_type {
 	EGRESS_KEY_END,
 	EGRESS_KEY_U32,
 	EGRESS_KEY_MAC,
+	EGRESS_KEY_STATION,	/* a MAC address that is neither a group's nor zero */
 };
 
 /* One configuration key, and where its value goes in the program's configuration struct. */

@@ -13,7 +13,7 @@
 EGRESS_DROPS(mac_rewrite, "truncated")
 EGRESS_COUNTERS(mac_rewrite)
 EGRESS_KEYS(mac_rewrite,
-	{ .name = "src", .type = EGRESS_KEY_MAC, .says = "source address; left out, the address of the port's own device",
+	{ .name = "src", .type = EGRESS_KEY_STATION, .says = "source address; left out, the address of the port's own device",
 	  .fallback = "port", .offset = offsetof(struct mac_rewrite_config, src), .present = offsetof(struct mac_rewrite_config, set_src) },
 	{ .name = "dst", .type = EGRESS_KEY_MAC, .says = "destination address; left out, it stays as it is",
 	  .offset = offsetof(struct mac_rewrite_config, dst), .present = offsetof(struct mac_rewrite_config, set_dst) })

@@ -129,6 +129,8 @@ ConfigTable Checker::table(const toml::table& from, const Schema& schema, const 
     if (const toml::node* given = from.get(key.name)) found = value(*given, key, join_path(path, key.name));
     else if (key.required) note(at, join_path(path, key.name), fmt::format("is missing{}", key.says.empty() ? "" : ": " + key.says));
     else if (!key.default_text.empty()) found = default_of(key, join_path(path, key.name), at);
+    // A list that is left out is empty, so that to read it is no mistake, and to read what no schema declares is one.
+    if (!found && (key.type == Key::Type::list || key.type == Key::Type::table)) found = ConfigValue{{}, std::vector<ConfigValue>{}};
     if (found) values.push_back({key.name, std::move(*found)});
   }
   return values;
@@ -169,7 +171,7 @@ std::optional<ConfigValue> Checker::value(const toml::node& from, const Key& key
     case Key::Type::port:
       return string(from, key, path);
     case Key::Type::mac:
-      return mac(from, path);
+      return mac(from, key, path);
     case Key::Type::list:
       return list(from, key, path);
     case Key::Type::table:
@@ -206,7 +208,7 @@ std::optional<ConfigValue> Checker::string(const toml::node& from, const Key& ke
   return ConfigValue{position_of(from), given};
 }
 
-std::optional<ConfigValue> Checker::mac(const toml::node& from, const std::string& path) {
+std::optional<ConfigValue> Checker::mac(const toml::node& from, const Key& key, const std::string& path) {
   const auto* text = from.as_string();
   const std::string given = text != nullptr ? text->get() : "";
   Mac mac{};
@@ -214,6 +216,10 @@ std::optional<ConfigValue> Checker::mac(const toml::node& from, const std::strin
   for (std::size_t i = 0; right && i < mac.size(); ++i) {
     const char* start = given.data() + 3 * i;
     right = std::from_chars(start, start + 2, mac[i], 16).ptr == start + 2 && (i == 5 || start[2] == ':');
+  }
+  if (right && key.of_station && ((mac[0] & 1) != 0 || mac == Mac{})) {
+    note(position_of(from), path, "is not the address of one station");
+    return std::nullopt;
   }
   if (right) return ConfigValue{position_of(from), mac};
   refuse(from, path, "a MAC address such as \"02:00:00:00:00:01\"");

@@ -57,16 +57,17 @@ std::string ConfigNode::text() const {
 
 ConfigNode::ConfigNode(std::string path, Position at, ConfigTable values) : path_(std::move(path)), at_(at), values_(std::move(values)) {}
 
-bool ConfigNode::has(std::string_view key) const noexcept { return find(values_, key) != nullptr; }
+bool ConfigNode::has(std::string_view key) const noexcept {
+  const ConfigValue* value = find(values_, key);
+  const auto* elements = value != nullptr ? std::get_if<std::vector<ConfigValue>>(&value->value) : nullptr;
+  return value != nullptr && (elements == nullptr || !elements->empty() || value->at.line != 0);
+}
 bool ConfigNode::boolean(std::string_view key) const { return get<bool>(values_, key); }
 i64 ConfigNode::integer(std::string_view key) const { return get<i64>(values_, key); }
 const std::string& ConfigNode::string(std::string_view key) const { return get<std::string>(values_, key); }
 Mac ConfigNode::mac(std::string_view key) const { return get<Mac>(values_, key); }
 
-const std::vector<ConfigValue>& ConfigNode::list(std::string_view key) const {
-  static const std::vector<ConfigValue> none;
-  return has(key) ? get<std::vector<ConfigValue>>(values_, key) : none;
-}
+const std::vector<ConfigValue>& ConfigNode::list(std::string_view key) const { return get<std::vector<ConfigValue>>(values_, key); }
 
 std::vector<ConfigNode> ConfigNode::tables(std::string_view key) const {
   std::vector<ConfigNode> nodes;

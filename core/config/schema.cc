@@ -32,6 +32,12 @@ Key Key::string(std::string name, std::vector<std::string> choices) {
 }
 
 Key Key::mac(std::string name) { return made(std::move(name), Type::mac); }
+Key Key::station(std::string name) {
+  Key key = mac(std::move(name));
+  key.of_station = true;
+  return key;
+}
+
 Key Key::port(std::string name) { return made(std::move(name), Type::port); }
 
 Key Key::list(std::string name, Key element, i64 min_elements, i64 max_elements) {

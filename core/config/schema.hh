@@ -20,13 +20,15 @@ struct Key {
   std::string default_text;          // as it would stand in the file; empty: nothing
   i64 min = 0, max = 0;              // integer: the value; list: the number of its elements
   std::vector<std::string> choices;  // string: the allowed ones; empty: any
+  bool of_station = false;           // mac: neither a group's nor zero
   std::vector<Key> inner;            // list: the one element type; table: its keys
 
   static Key boolean(std::string name);
   static Key integer(std::string name, i64 min, i64 max);
   static Key string(std::string name, std::vector<std::string> choices = {});
-  static Key mac(std::string name);   // "02:00:00:00:00:01"
-  static Key port(std::string name);  // the name of a [[port]] of this file
+  static Key mac(std::string name);      // "02:00:00:00:00:01"
+  static Key station(std::string name);  // the same, of one station
+  static Key port(std::string name);     // the name of a [[port]] of this file
   static Key list(std::string name, Key element, i64 min_elements, i64 max_elements);
   static Key table(std::string name, std::vector<Key> keys);
 

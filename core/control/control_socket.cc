@@ -90,7 +90,12 @@ Result<json> ask(const std::string& instance, const json& question) {
   Fd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (!fd || ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     const int err = errno;
-    if (err == ENOENT || err == ECONNREFUSED) return fail("instance {} is not running (no one listens at {})", instance, path);
+    if (err == ENOENT || err == ECONNREFUSED)
+      return fail("instance {} is not running (no one listens at {}){}", instance, path,
+                  noted_layout(instance).empty()
+                      ? ""
+                      : "; its kernel path is still there, and the next `weir run` of its file takes it over, and "
+                        "off when it stops");
     return fail_errno(err, fmt::format("connect to instance {} at {}", instance, path));
   }
   TRY_VOID(send(fd.get(), question));

@@ -44,21 +44,24 @@ std::string in_netns(const VethPeer& peer) { return peer.netns.empty() ? "" : fm
 
 // The kernel loses what is redirected to a veth whose peer polls no NAPI; what user space sends there arrives.
 std::string napi_warning(const PortConfig& port, const VethPeer& peer) {
-  return fmt::format("port {}: the veth peer of {} has neither GRO nor an XDP program, so frames for it go through user space, which is slower, "
-                     "until: {}ethtool -K {} gro on",
-                     port.name, port.device, in_netns(peer), peer.name);
+  return fmt::format(
+      "port {}: the veth peer of {} has neither GRO nor an XDP program, so frames for it go through user space, which is slower, "
+      "until: {}ethtool -K {} gro on",
+      port.name, port.device, in_netns(peer), peer.name);
 }
 
 std::string unknown_warning(const PortConfig& port) {
-  return fmt::format("port {}: the veth peer of {} cannot be seen without CAP_SYS_ADMIN: if it has neither GRO nor an XDP program, what is "
-                     "redirected to it is lost as peer_no_napi; to be sure, in its namespace: ethtool -K PEER gro on tx off",
-                     port.name, port.device);
+  return fmt::format(
+      "port {}: the veth peer of {} cannot be seen without CAP_SYS_ADMIN: if it has neither GRO nor an XDP program, what is "
+      "redirected to it is lost as peer_no_napi; to be sure, in its namespace: ethtool -K PEER gro on tx off",
+      port.name, port.device);
 }
 
 std::string checksum_warning(const PortConfig& port, const VethPeer& peer) {
-  return fmt::format("port {}: the veth peer of {} leaves TCP and UDP checksums to the receiver, which finds them wrong, since XDP carries no "
-                     "word of it, until: {}ethtool -K {} tx off",
-                     port.name, port.device, in_netns(peer), peer.name);
+  return fmt::format(
+      "port {}: the veth peer of {} leaves TCP and UDP checksums to the receiver, which finds them wrong, since XDP carries no "
+      "word of it, until: {}ethtool -K {} tx off",
+      port.name, port.device, in_netns(peer), peer.name);
 }
 
 }  // namespace
@@ -86,8 +89,7 @@ Result<std::vector<Device>> look_at_devices(const Config& config) {
     for (const std::string& problem : {mtu_problem(port, *netdev, config.frame_size), queue_problem(port, *netdev)})
       if (!problem.empty()) report(problems, problem);
     const VethPeer peer = veth_peer(*netdev);
-    devices.push_back(
-        {PortSlot{slot}, *netdev, netdev->queues, peer.state != VethPeer::State::missing, warnings_of(port, *netdev, peer)});
+    devices.push_back({PortSlot{slot}, *netdev, netdev->queues, peer.state != VethPeer::State::missing, warnings_of(port, *netdev, peer)});
   }
   if (!problems.empty()) return std::unexpected(Error{invalid_file ? Failure::invalid : Failure::failed, std::move(problems)});
   return devices;

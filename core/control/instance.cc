@@ -103,8 +103,7 @@ Result<> Instance::make_kernel() {
   const bool count_queued =
       std::ranges::any_of(devices_, [&](const Device& device) { return topology_->config().ports[device.slot.value].egress.empty(); });
   kernel_ = TRY(KernelSide::create(
-      std::move(pins),
-      {.rows = rows, .blocks = blocks, .netns = netns_inode(), .count_queued = count_queued, .adopt = adopted_}));
+      std::move(pins), {.rows = rows, .blocks = blocks, .netns = netns_inode(), .count_queued = count_queued, .adopt = adopted_}));
   path_.emplace(Accounts(TRY(kernel_->accounts()), cpus, rows, blocks));
   if (adopted_) count_process_died();
   return {};
@@ -266,9 +265,8 @@ Result<> Instance::go() {
   ran_ = true;
   for (const KernelPort& port : kernel_ports_)
     if (port.mode == Mode::generic && topology_->config().ports[port.slot.value].mode == Mode::automatic)
-      warn(fmt::format("port {}: the driver of {} has no native XDP; it runs in generic mode, which is slower{}", port.name,
-                                      port.device,
-                                      port.takes_redirects ? "" : ", and what native ports send to it goes through user space"));
+      warn(fmt::format("port {}: the driver of {} has no native XDP; it runs in generic mode, which is slower{}", port.name, port.device,
+                       port.takes_redirects ? "" : ", and what native ports send to it goes through user space"));
   return {};
 }
 

@@ -69,7 +69,7 @@ class Instance {
   // What the workers' counters and rings held while they stood still. Taken in a hurry: frames wait meanwhile.
   struct Moment {
     Accounts accounts;
-    std::vector<u64> stack_lost;                  // frames, by port slot
+    std::vector<u64> stack_lost;                       // frames, by port slot
     u64 free = 0, rings = 0, bursts = 0, waiting = 0;  // frames; `waiting` are those in the rings that are on their way in
   };
   Result<Moment> moment();

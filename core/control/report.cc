@@ -46,7 +46,8 @@ void add_drop(json& into, const std::string& where, const std::string& reason, u
 }
 
 // A stage's or a program's own, and what it dropped under a reason beyond its names.
-void add_own_drops(json& into, const std::string& where, const std::vector<std::string>& names, const account& kernel, const account& user) {
+void add_own_drops(json& into, const std::string& where, const std::vector<std::string>& names, const account& kernel,
+                   const account& user) {
   u64 unnamed = 0;
   for (u32 reason = WEIR_DROP_OWN; reason < WEIR_DROPS; ++reason) {
     const u64 frames = kernel.drop[reason] + user.drop[reason];

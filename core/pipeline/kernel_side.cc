@@ -87,7 +87,7 @@ void fill_egress_config(const egress_program& program, const ConfigNode& keys, c
   for (const egress_key* key = program.keys; key->type != EGRESS_KEY_END; ++key) {
     const bool of_port = key->fallback != nullptr && std::string_view(key->fallback) == "port";
     if (!keys.has(key->name) && !of_port) continue;
-    if (key->type == EGRESS_KEY_MAC) {
+    if (key->type != EGRESS_KEY_U32) {
       const Mac mac = keys.has(key->name) ? keys.mac(key->name) : device;
       std::ranges::copy(mac, config + key->offset);
     } else {

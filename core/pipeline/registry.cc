@@ -36,7 +36,9 @@ std::vector<std::string> names_of(const Map& map) {
 }
 
 Key key_of(const egress_key& key) {
-  Key made = key.type == EGRESS_KEY_MAC ? Key::mac(key.name) : Key::integer(key.name, key.min, key.max);
+  Key made = key.type == EGRESS_KEY_MAC       ? Key::mac(key.name)
+             : key.type == EGRESS_KEY_STATION ? Key::station(key.name)
+                                              : Key::integer(key.name, key.min, key.max);
   made.says = key.says;
   if (key.required) return made;
   // "port" is filled in when the port is known: to the schema the key has no value then.
@@ -95,8 +97,7 @@ Result<> Registry::load_module(const std::string& file) {
 
 Result<> Registry::add(const Plugin& plugin, const std::string& file) {
   if (plugin.drops.size() > most_drops || plugin.counters.size() > WEIR_COUNTERS)
-    return fail("{}: load plugin {}: it declares more than {} drop reasons or {} counters", file, plugin.name, most_drops,
-                WEIR_COUNTERS);
+    return fail("{}: load plugin {}: it declares more than {} drop reasons or {} counters", file, plugin.name, most_drops, WEIR_COUNTERS);
   if (auto [at, fresh] = files_.emplace(plugin.name, file); !fresh)
     return fail("two plugins are named {}: {} and {}; remove one", plugin.name, at->second, file);
   plugins_.emplace(plugin.name, &plugin);
@@ -106,9 +107,10 @@ Result<> Registry::add(const Plugin& plugin, const std::string& file) {
 Result<> Registry::add(const EgressModule& module, const std::string& file) {
   const std::string name = module.host->name;
   if (module.host->keys == nullptr || module.host->drops == nullptr || module.host->counters == nullptr)
-    return fail("{}: load egress program {}: it lacks the list of its keys, drop reasons or counters; write EGRESS_KEYS, EGRESS_DROPS and "
-                "EGRESS_COUNTERS, if need be of none",
-                file, name);
+    return fail(
+        "{}: load egress program {}: it lacks the list of its keys, drop reasons or counters; write EGRESS_KEYS, EGRESS_DROPS and "
+        "EGRESS_COUNTERS, if need be of none",
+        file, name);
   std::size_t drops = 0;
   while (module.host->drops[drops] != nullptr) ++drops;
   if (drops > most_drops) return fail("{}: load egress program {}: it declares more than {} drop reasons", file, name, most_drops);

@@ -131,7 +131,6 @@ Result<> L2Switch::read_statics(const ConfigNode& keys, StageContext& context) {
   for (const ConfigNode& entry : keys.tables("static")) {
     const u64 address = l2_address(entry.mac("mac").data());
     const PortSlot port = *context.port(entry.string("port"));
-    if (address == 0 || l2_multicast(address)) return entry.refuse("mac", "is not the address of one station");
     if ((members_ >> port.value & 1) == 0)
       return entry.refuse("port", fmt::format("port \"{}\" is not a member of this switch", entry.string("port")));
     if (std::ranges::find(statics_, address, &Static::address) != statics_.end()) return entry.refuse("mac", "is listed twice");
@@ -342,7 +341,7 @@ WEIR_PLUGIN(.name = "l2_switch", .says = "a learning Ethernet switch",
                      Key::integer("ageing_s", 1, 86400).otherwise("300").as("an address unheard of for so long is forgotten"),
                      Key::integer("table_size", 1, 1 << 20).otherwise("16384").as("addresses; a full table floods and counts"),
                      Key::integer("max_per_port", 0, 1 << 20).otherwise("0").as("learned addresses of one port; 0: no limit"),
-                     Key::list("static", Key::table("", {Key::mac("mac"), Key::port("port")}), 0, 1 << 20)
+                     Key::list("static", Key::table("", {Key::station("mac"), Key::port("port")}), 0, 1 << 20)
                          .optional()
                          .as("addresses that never age and never move")},
             .drops = {"truncated", "bad_source", "not_a_member", "same_port"},

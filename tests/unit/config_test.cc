@@ -51,7 +51,7 @@ class FakeCatalog final : public Catalog {
             .otherwise("{ rate_bps = 7 }")}},
       {"nothing", {}}};
   const Schemas egress_{
-      {"count", {}}, {"mac_rewrite", {Key::mac("src").optional(), Key::mac("dst")}}, {"vlan_push", {Key::integer("vid", 1, 4094)}}};
+      {"count", {}}, {"mac_rewrite", {Key::station("src").optional(), Key::mac("dst")}}, {"vlan_push", {Key::integer("vid", 1, 4094)}}};
 };
 
 std::string read(const fs::path& file) {
@@ -280,6 +280,7 @@ TEST(ConfigNodeDeathTest, aborts_on_a_key_that_the_schema_does_not_declare) {
   const ConfigNode node("x", {1, 1}, {{"count", {{}, i64{1}}}});
   EXPECT_EQ(node.integer("count"), 1);
   EXPECT_DEATH((void)node.integer("absent"), "does not declare");
+  EXPECT_DEATH((void)node.list("absent"), "does not declare");
   EXPECT_DEATH((void)node.string("count"), "another type");
 }
 
