@@ -117,7 +117,7 @@ int main(int count, char** words) {
     return to;
   };
 
-  CLI::App* to_run = add("run", "check, apply, forward until SIGINT or SIGTERM", run, &app);
+  CLI::App* to_run = add("run", "check, apply, forward until SIGINT, SIGTERM or SIGHUP", run, &app);
   to_run->add_option("FILE", arguments.file, "configuration")->required();
   to_run->add_flag("--user-only", arguments.user_only, "kernel halves off: every frame goes to user space");
   CLI::Option* keep = to_run->add_flag("--keep", arguments.keep, "at the end, leave the kernel path forwarding; the next run adopts it");

@@ -162,7 +162,7 @@ Result<> Instance::make_stages() {
     if (in_kernel(plan)) memory = TRY(kernel_->open_stage(kernel));
     else memory = plain_memories_.emplace_back(std::make_unique<PlainMemory>()).get();
     TRY_WITHIN_VOID("stage " + name, plan.stage->bind(*memory));
-    if (in_kernel(plan)) TRY_WITHIN_VOID("stage " + name, kernel_->load_stage(kernel));
+    if (in_kernel(plan)) TRY_VOID(kernel_->load_stage(kernel));
     auto pipeline = std::ranges::find(path_->pipelines, plan.pipeline->name, [](const auto& each) { return each->name; });
     (*pipeline)->stages.push_back({plan.config->name, plan.plugin, std::move(plan.stage), plan.number, plan.block});
   }

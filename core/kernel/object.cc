@@ -7,7 +7,9 @@
 
 #include <cerrno>
 #include <cstdarg>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
 
 namespace weir {
 namespace {
@@ -42,6 +44,16 @@ std::string verifier_reason() {
     start = end + 1;
   }
   return reason;
+}
+
+// Where to read more than one line of it.
+std::string whole_log() {
+  const char* path = std::getenv("WEIR_BPF_LOG");
+  if (path == nullptr) return "; WEIR_BPF_LOG=FILE in the environment writes the whole log";
+  std::ofstream file(path, std::ios::app);
+  file << libbpf_said;
+  file.close();
+  return file ? fmt::format("; the whole log is in {}", path) : fmt::format("; {} cannot be written", path);
 }
 
 MapShape shape_of(const bpf_map* map) {
@@ -170,12 +182,12 @@ Result<> BpfObject::load() {
   if (err == 0) return {};
   if (err == -EPERM || err == -EACCES) {
     if (std::string reason = verifier_reason(); err == -EACCES && !reason.empty())
-      return fail("{}: the kernel's verifier refuses its program, as it does more often without CAP_PERFMON (run weir as root): {}", name_,
-                  reason);
+      return fail("{}: the kernel's verifier refuses its program, as it does more often without CAP_PERFMON (run weir as root): {}{}",
+                  name_, reason, whole_log());
     return fail_errno(-err,
                       fmt::format("{}: load its BPF programs (weir needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: run it as root)", name_));
   }
-  return fail_errno(-err, fmt::format("{}: load its BPF programs: {}", name_, verifier_reason()));
+  return fail_errno(-err, fmt::format("{}: load its BPF programs: {}{}", name_, verifier_reason(), whole_log()));
 }
 
 int BpfObject::program_fd(std::string_view name) const noexcept {

@@ -144,7 +144,7 @@ Result<> KernelSide::share(BpfObject& object) const {
 
 Result<StageMemory*> KernelSide::open_stage(const KernelStage& stage) {
   StageHalf half;
-  half.object = std::make_unique<BpfObject>(TRY(BpfObject::open(stage.name, stage.plugin->kernel_half())));
+  half.object = std::make_unique<BpfObject>(TRY(BpfObject::open("stage " + stage.name, stage.plugin->kernel_half())));
   half.memory = std::make_unique<KernelMemory>(*half.object, pins_, fmt::format("stage_{}", stage.number), shape_.adopt);
   StageMemory* memory = half.memory.get();
   halves_.insert_or_assign(stage.number, std::move(half));
