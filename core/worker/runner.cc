@@ -63,18 +63,27 @@ void Runner::run_from(const Pipeline* pipeline, u32 stage, Burst& burst) noexcep
   for (const Frame& frame : burst) to_stack(frame);
 }
 
+namespace {
+
+bool same_way(const Frame& one, const Frame& other) noexcept {
+  return one.verdict == other.verdict && one.argument == other.argument && one.port == other.port;
+}
+
+}  // namespace
+
 // Carries out the verdicts; the frames without one move to the front of the burst.
 void Runner::settle(Burst& burst, account& stage) noexcept {
   u32 kept = 0;
   Frame* frames = burst.begin();
-  for (u32 i = 0; i < burst.size(); ++i) {
+  for (u32 i = 0, alike = 1; i < burst.size(); i += std::exchange(alike, 1)) {
     const Frame& frame = frames[i];
     switch (frame.verdict) {
       case WEIR_NEXT:
         frames[kept++] = frame;
         continue;
-      case WEIR_REDIRECT:
-        emit(frame, PortSlot{frame.argument});
+      case WEIR_REDIRECT:  // most frames of a burst go from one port to one other: those go together
+        while (i + alike < burst.size() && same_way(frame, frames[i + alike])) ++alike;
+        emit(&frame, alike, PortSlot{frame.argument});
         break;
       case WEIR_FLOOD:
         flood(frame, frame.argument);
@@ -87,22 +96,27 @@ void Runner::settle(Burst& burst, account& stage) noexcept {
         ++of(frame.port).verdict[WEIR_DROP];
         cache_.release(frame);
     }
-    ++stage.verdict[frame.verdict];
+    stage.verdict[frame.verdict] += alike;
   }
   burst.truncate(kept);
 }
 
-void Runner::emit(const Frame& frame, PortSlot port) noexcept {
-  if (port.value >= path_.ports.size()) return drop(frame, WEIR_DROP_NO_ENTRY);
-  ++of(frame.port).verdict[WEIR_REDIRECT];
-  collect(frame, port);
+void Runner::emit(const Frame* frames, u32 number, PortSlot port) noexcept {
+  if (port.value >= path_.ports.size()) {
+    for (u32 i = 0; i < number; ++i) drop(frames[i], WEIR_DROP_NO_ENTRY);
+    return;
+  }
+  of(frames->port).verdict[WEIR_REDIRECT] += number;
+  collect(frames, number, port);
 }
 
-void Runner::collect(const Frame& frame, PortSlot port) noexcept {
+void Runner::collect(const Frame* frames, u32 number, PortSlot port) noexcept {
   Outbox& out = out_[port.value];
-  if (out.size == 0) waiting_.push_back(port.value);
-  out.frames[out.size++] = frame;
-  if (out.size == Burst::capacity) send(port);
+  for (const Frame* end = frames + number; frames != end; ++frames) {
+    if (out.size == 0) waiting_.push_back(port.value);
+    out.frames[out.size++] = *frames;
+    if (out.size == Burst::capacity) send(port);
+  }
 }
 
 bool Runner::copy(const Frame& frame, Frame& to) noexcept {
@@ -122,14 +136,14 @@ void Runner::flood(const Frame& frame, u32 group) noexcept {
     if (member == frame.port) continue;
     if (last != nullptr) {
       ++from.counter[WEIR_PORT_COPIES];
-      if (Frame another; copy(frame, another)) collect(another, *last);
+      if (Frame another; copy(frame, another)) collect(&another, 1, *last);
       else ++of(*last).drop[WEIR_DROP_NO_FRAME];
     }
     last = &member;
   }
   if (last == nullptr) return drop(frame, WEIR_DROP_NO_ENTRY);
   ++from.verdict[WEIR_FLOOD];
-  collect(frame, *last);
+  collect(&frame, 1, *last);
 }
 
 void Runner::to_stack(const Frame& frame) noexcept {

@@ -38,8 +38,8 @@ class Runner {
   };
   void run_from(const Pipeline* pipeline, u32 stage, Burst& burst) noexcept;
   void settle(Burst& burst, account& stage) noexcept;
-  void emit(const Frame& frame, PortSlot port) noexcept;
-  void collect(const Frame& frame, PortSlot port) noexcept;
+  void emit(const Frame* frames, u32 number, PortSlot port) noexcept;
+  void collect(const Frame* frames, u32 number, PortSlot port) noexcept;
   bool copy(const Frame& frame, Frame& to) noexcept;
   void flood(const Frame& frame, u32 group) noexcept;
   void to_stack(const Frame& frame) noexcept;
