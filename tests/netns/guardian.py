@@ -25,6 +25,8 @@ def main():
             done = True
     if done:
         return
+    for name in namespaces:  # children of what was started there too
+        pids += map(int, subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False).stdout.split())
     for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)

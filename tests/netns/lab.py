@@ -5,6 +5,7 @@
     host1 ── p1 ┤ switch namespace, where weir runs
     host2 ── p2 ┘
 """
+import contextlib
 import ctypes
 import json
 import os
@@ -98,6 +99,10 @@ class Namespace:
         return json.loads(self.run("ip", "-j", "link", "show", device).stdout)[0]["address"]
 
     def delete(self):
+        """Ends what still runs there, such as children of what was killed, and removes it."""
+        for pid in run("ip", "netns", "pids", self.name, check=False).stdout.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
         run("ip", "netns", "del", self.name, check=False)
 
 

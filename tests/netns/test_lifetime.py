@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The kernel path outlives the process, and ends cleanly when it is asked to."""
 import json
+import pathlib
 import signal
 import time
 
@@ -166,6 +167,14 @@ def test_a_device_that_is_down_leaves_the_floods(lab3):
     wires[0].send(frame(mac(0x11), "ff:ff:ff:ff:ff:ff", b"again"))
     assert wires[2].hear_of(frame(mac(0x11), "ff:ff:ff:ff:ff:ff", b"again"))
     weir.stop()
+
+
+def test_a_lab_ends_what_its_processes_have_started():
+    made = Lab(1)
+    left = made.hosts[0].run("sh", "-c", "setsid sleep 1000 > /dev/null 2>&1 & echo $!").stdout.strip()
+    assert pathlib.Path(f"/proc/{left}").exists()
+    assert made.close() == []
+    wait_until(lambda: not pathlib.Path(f"/proc/{left}").exists(), "the process is gone")
 
 
 def test_a_killed_test_leaves_nothing():
