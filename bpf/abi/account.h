@@ -4,7 +4,7 @@
 
 #include <linux/types.h>
 
-/* The map "accounts" is a memory-mapped array of `struct account` with rows * blocks entries, row by row. A row has one writer: the
+/* The map "accounts" is a memory-mapped array of rows, each as many `struct account` as there are blocks. A row has one writer: the
  * first rows belong to the possible CPUs (XDP runs with soft interrupts off, so a CPU's programs never interrupt each other), the rows
  * behind them to the workers, one each. A block belongs to one port, one stage, or one place in an egress chain; its counter is
  * the sum over all rows. */
@@ -46,7 +46,7 @@ enum weir_drop {
 #define WEIR_COUNTERS 16
 
 /* Raised when a counter changes its place or its meaning: a run adopts only counters that it understands. */
-#define WEIR_ACCOUNT_VERSION 1
+#define WEIR_ACCOUNT_VERSION 2
 
 enum weir_port_counter {
 	WEIR_PORT_COPIES,	/* frames that floods made beyond the one that came in */

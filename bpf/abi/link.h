@@ -12,9 +12,7 @@ enum weir_go {
 
 struct ingress_link {
 	__u64 mark;	/* generic mode: see struct to_stack_link; 0: native */
-	__u32 port;	/* slot: key of the map "ports" */
-	__u32 block;	/* of the port in the accounts */
-	__u32 blocks;	/* per row of the accounts */
+	__u32 port;	/* slot: key of the map "ports", and the port's block in the accounts */
 	__u32 sockets;	/* first key of the port in the map "sockets" */
 	__u32 queues;	/* how many keys it has there */
 	__u32 go;	/* enum weir_go; unused where the first stage is part of the ingress program */
@@ -25,20 +23,19 @@ struct ingress_link {
 struct stage_link {
 	__u32 stage;	/* its number in the instance: slot of the program array, and what a punted frame's metadata says */
 	__u32 block;
-	__u32 blocks;
+	__u32 blocks;	/* in a row of the accounts */
 	__u32 go;
 	__u32 next;
-	/* Some port has no egress program that would count what leaves by it: WEIR_PORT_QUEUED is counted. The tracepoint of what was sent
-	 * cannot count it: Linux 6.18 leaves its program out for some events while another program is attached to it or detached [ran]. */
-	__u32 queued;
 	__u32 unused;
+	/* Bit by slot: the port has no egress program that would count what leaves by it, so that WEIR_PORT_QUEUED is counted. The tracepoint of
+	 * what was sent cannot count it: Linux 6.18 leaves its program out for some events while another program is attached to it or
+	 * detached [ran]. */
+	__u64 queued;
 };
 
 struct egress_link {
 	__u32 block;
-	__u32 blocks;
 	__u32 next;	/* slot of the program array "chain"; WEIR_NO_NEXT: transmit */
-	__u32 unused;
 };
 
 /* Tracepoints see the devices of every network namespace, and ifindexes repeat. */
@@ -54,7 +51,6 @@ struct trace_link {
 /* Per CPU, written before the first tail call, read by the stages behind it. */
 struct scratch {
 	__u32 port;
-	__u32 block;	/* of the port in the accounts */
 	__u32 sockets;
 	__u32 queues;
 };

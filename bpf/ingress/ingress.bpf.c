@@ -6,8 +6,7 @@
 SEC("xdp") int ingress(struct xdp_md *ctx)
 {
 	struct stage_frame frame = { .ctx = ctx };
-	struct scratch here;
-	int action = ingress_enter(&frame, &here);
+	int action = ingress_enter(&frame);
 
 	return action == INGRESS_GO_ON ? go_on(&frame, ingress_link.go, ingress_link.next) : action;
 }

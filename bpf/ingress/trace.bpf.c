@@ -53,9 +53,10 @@ const volatile struct trace_link trace_link SEC(".rodata.weir");
 
 static __always_inline struct account *account_of(__u32 block)
 {
-	__u32 key = bpf_get_smp_processor_id() * trace_link.blocks + block;
+	__u32 cpu = bpf_get_smp_processor_id();
+	struct account *row = bpf_map_lookup_elem(&accounts, &cpu);
 
-	return bpf_map_lookup_elem(&accounts, &key);
+	return row && block < trace_link.blocks ? row + block : 0;
 }
 
 static __always_inline struct account *account_of_device(const struct net_device *dev)

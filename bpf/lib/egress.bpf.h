@@ -54,9 +54,10 @@ static __always_inline __u32 egress_length(struct egress_frame *frame) { return 
 
 static __always_inline struct account *egress_account(void)
 {
-	__u32 key = bpf_get_smp_processor_id() * egress_link.blocks + egress_link.block;
+	__u32 cpu = bpf_get_smp_processor_id();
+	struct account *row = bpf_map_lookup_elem(&accounts, &cpu);
 
-	return bpf_map_lookup_elem(&accounts, &key);
+	return row ? row + egress_link.block : 0;
 }
 
 /* Count the verdict; the shell's action for it. The tail call's slot is a constant at load. */

@@ -6,8 +6,6 @@
 
 #include <linux/if_ether.h>
 
-const volatile struct ingress_link ingress_link SEC(".rodata.port");
-
 /* A frame that user space has given to the host stack, and that generic XDP shows again; see struct to_stack_link. */
 static __always_inline int ingress_seen(struct xdp_md *ctx)
 {
@@ -28,22 +26,18 @@ static __always_inline int ingress_seen(struct xdp_md *ctx)
 
 #define INGRESS_GO_ON (-1)
 
-/* INGRESS_GO_ON, or the action that ends the frame here. `here` lives as long as the frame is in this program. */
-static __always_inline int ingress_enter(struct stage_frame *frame, struct scratch *here)
+/* INGRESS_GO_ON, or the action that ends the frame here. */
+static __always_inline int ingress_enter(struct stage_frame *frame)
 {
 	__u64 length = frame_length(frame->ctx);
 
 	if (ingress_link.mark && ingress_seen(frame->ctx))
 		return XDP_PASS;
-	here->port = ingress_link.port;
-	here->block = ingress_link.block;
-	here->sockets = ingress_link.sockets;
-	here->queues = ingress_link.queues;
-	frame->scratch = here;
-	frame->fresh = 1;
-	frame->port = account_of(ingress_link.block, ingress_link.blocks);
-	if (!frame->port)
+	frame->attached = 1;
+	frame->row = accounts_row();
+	if (!frame->row)
 		return XDP_ABORTED; /* cannot be: the loader sizes the map. Shows as xdp_exception */
+	frame->port = frame->row + ingress_link.port;
 	frame->port->frames++;
 	frame->port->bytes += length;
 	return length < ETH_HLEN ? end_with_drop(frame, WEIR_DROP_RUNT) : INGRESS_GO_ON;

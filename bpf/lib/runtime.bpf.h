@@ -8,6 +8,9 @@
 #include "bpf/abi/account.h"
 #include "bpf/abi/link.h"
 
+/* Of the port that a program is attached to; of no meaning in the programs behind it. */
+const volatile struct ingress_link ingress_link SEC(".rodata.port");
+
 /* Sizes here are placeholders: the loader gives every program the instance's own maps of these names. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -68,12 +71,13 @@ struct {
 
 struct stage_frame {
 	struct xdp_md *ctx;
-	struct scratch *scratch;	/* the ingress program's own until the first tail call, then this CPU's */
-	int fresh;			/* it is still the ingress program's own */
+	int attached;		/* the program is the port's own: what it is to know of the port is in ingress_link, */
+	struct scratch *scratch;	/* and in the programs behind it here */
+	struct account *row;	/* of this CPU */
 	struct account *port;	/* of the port that the frame came in by */
 	struct account *stage;	/* that decides; null in the ingress program, and once a stage has let the frame go on */
-	__u32 blocks;		/* of a stage, as its link says */
-	__u32 queued;		/* of a stage, the same */
+	__u32 blocks;		/* in a row */
+	__u64 queued;		/* of a stage, as its link says */
 };
 
 /* Done on the spot, in 64 bits: a compiler that keeps one of the two pointers for later keeps 32 bits of it, which the verifier refuses. */
@@ -85,12 +89,15 @@ static __always_inline __u64 frame_length(const struct xdp_md *ctx)
 	return length;
 }
 
-static __always_inline struct account *account_of(__u32 block, __u32 blocks)
+static __always_inline struct account *accounts_row(void)
 {
-	__u32 key = bpf_get_smp_processor_id() * blocks + block;
+	__u32 cpu = bpf_get_smp_processor_id();
 
-	return bpf_map_lookup_elem(&accounts, &key);
+	return bpf_map_lookup_elem(&accounts, &cpu);
 }
+
+/* `attached` is a constant to the compiler, so each program has one of the two. */
+static __always_inline __u32 frame_port(const struct stage_frame *frame) { return frame->attached ? ingress_link.port : frame->scratch->port; }
 
 static __always_inline int end_with(struct stage_frame *frame, enum weir_verdict verdict, int action)
 {
@@ -116,8 +123,10 @@ static __always_inline int end_with_punt(struct stage_frame *frame, __u32 stage,
 {
 	struct xdp_md *ctx = frame->ctx;
 	__u32 queue = ctx->rx_queue_index;
+	__u32 queues = frame->attached ? ingress_link.queues : frame->scratch->queues;
+	__u32 sockets_at = frame->attached ? ingress_link.sockets : frame->scratch->sockets;
 
-	if (queue >= frame->scratch->queues)
+	if (queue >= queues)
 		return end_with_drop(frame, WEIR_DROP_NO_SOCKET);
 	/* A driver without metadata leaves the frame as it is; the user side then starts at the first stage, which may always be done
 	 * since a user half is complete. */
@@ -127,11 +136,11 @@ static __always_inline int end_with_punt(struct stage_frame *frame, __u32 stage,
 		if ((void *)(meta + 1) > (void *)(long)ctx->data)
 			return end_with_drop(frame, WEIR_DROP_NO_SOCKET);
 		meta->magic = WEIR_PUNT_MAGIC;
-		meta->port = frame->scratch->port;
+		meta->port = frame_port(frame);
 		meta->stage = stage;
 		meta->reason = reason;
 	}
-	if (bpf_redirect_map(&sockets, frame->scratch->sockets + queue, XDP_DROP) != XDP_REDIRECT)
+	if (bpf_redirect_map(&sockets, sockets_at + queue, XDP_DROP) != XDP_REDIRECT)
 		return end_with_drop(frame, WEIR_DROP_NO_SOCKET);
 	return end_with(frame, WEIR_PUNT, XDP_REDIRECT);
 }
@@ -139,10 +148,9 @@ static __always_inline int end_with_punt(struct stage_frame *frame, __u32 stage,
 /* The block of a port in the accounts is its slot. */
 static __always_inline void count_queued(const struct stage_frame *frame, __u32 port)
 {
-	struct account *to = frame->queued ? account_of(port, frame->blocks) : 0;
-
-	if (to)
-		to->counter[WEIR_PORT_QUEUED]++;
+	/* Of no port at all: the verifier knows it, and leaves the rest out. */
+	if (frame->queued && port < WEIR_MAX_PORTS && port < frame->blocks && frame->queued >> port & 1)
+		frame->row[port].counter[WEIR_PORT_QUEUED]++;
 }
 
 static __always_inline void count_flooded(const struct stage_frame *frame, const struct group_targets *to)
@@ -152,7 +160,7 @@ static __always_inline void count_flooded(const struct stage_frame *frame, const
 	if (!frame->queued)
 		return;
 	for (i = 0; i < WEIR_MAX_PORTS && i < to->count; i++)
-		if (to->members[i] != frame->scratch->port)
+		if (to->members[i] != frame_port(frame))
 			count_queued(frame, to->members[i]);
 }
 
@@ -169,7 +177,7 @@ static __always_inline int end_with_flood(struct stage_frame *frame, __u32 stage
 {
 	struct group_targets *to = bpf_map_lookup_elem(&targets, &group);
 	void *members = bpf_map_lookup_elem(&groups, &group);
-	__u32 port = frame->scratch->port;
+	__u32 port = frame_port(frame);
 
 	if (!to || !members || port >= WEIR_MAX_PORTS)
 		return end_with_drop(frame, WEIR_DROP_NO_GROUP);
@@ -193,12 +201,15 @@ static __always_inline int go_on(struct stage_frame *frame, __u32 go, __u32 next
 		return end_with_punt(frame, next, 0);
 	if (go == WEIR_GO_STACK)
 		return end_with(frame, WEIR_TO_STACK, XDP_PASS);
-	if (frame->fresh) {
+	if (frame->attached) {
 		__u32 zero = 0;
 		struct scratch *cpu = bpf_map_lookup_elem(&scratch, &zero);
 
-		if (cpu)
-			*cpu = *frame->scratch;
+		if (cpu) {
+			cpu->port = ingress_link.port;
+			cpu->sockets = ingress_link.sockets;
+			cpu->queues = ingress_link.queues;
+		}
 	}
 	bpf_tail_call(frame->ctx, &stages, next);
 	return end_with_drop(frame, WEIR_DROP_NO_STAGE);

@@ -19,7 +19,7 @@ static __always_inline stage_verdict punt(__u32 reason) { return STAGE_VERDICT(W
 static __always_inline stage_verdict drop(__u32 reason) { return STAGE_VERDICT(WEIR_DROP, reason); }
 
 /* The slot of the port that the frame came in by. */
-static __always_inline __u32 stage_port(const struct stage_frame *frame) { return frame->scratch->port; }
+static __always_inline __u32 stage_port(const struct stage_frame *frame) { return frame_port(frame); }
 
 /* `size` bytes at `offset` of the frame, or null when the frame is shorter. Offsets must be small constants or be masked. */
 static __always_inline void *stage_header(const struct stage_frame *frame, __u32 offset, __u32 size)
@@ -48,14 +48,19 @@ static __always_inline struct stage_frame stage_frame_of(struct xdp_md *ctx)
 /* What the program before has noted of the frame. */
 static __always_inline int stage_open(struct stage_frame *frame)
 {
-	__u32 zero = 0;
+	__u32 zero = 0, port;
 
 	frame->scratch = bpf_map_lookup_elem(&scratch, &zero);
 	if (!frame->scratch)
 		return 0;
-	frame->port = account_of(frame->scratch->block, stage_link.blocks);
-	frame->stage = account_of(stage_link.block, stage_link.blocks);
-	return frame->port && frame->stage;
+	frame->row = accounts_row();
+	port = frame->scratch->port;
+	asm volatile("" : "+r"(port)); /* read once: the verifier trusts what it has seen compared */
+	if (!frame->row || port >= stage_link.blocks)
+		return 0;
+	frame->port = frame->row + port;
+	frame->stage = frame->row + stage_link.block;
+	return 1;
 }
 
 static __always_inline int stage_close(struct stage_frame *frame, stage_verdict verdict)
@@ -95,14 +100,11 @@ static __always_inline int stage_close(struct stage_frame *frame, stage_verdict 
 	SEC("xdp") int name##_entry(struct xdp_md *ctx)                                 \
 	{                                                                               \
 		struct stage_frame frame = stage_frame_of(ctx);                         \
-		struct scratch here;                                                    \
-		int action = ingress_enter(&frame, &here);                              \
+		int action = ingress_enter(&frame);                                     \
                                                                                         \
 		if (action != INGRESS_GO_ON)                                            \
 			return action;                                                  \
-		frame.stage = account_of(stage_link.block, stage_link.blocks);          \
-		if (!frame.stage)                                                       \
-			return XDP_ABORTED;                                             \
+		frame.stage = frame.row + stage_link.block;                             \
 		return stage_close(&frame, name##_body(&frame));                        \
 	}                                                                               \
 	char weir_licence[] SEC("license") = "Dual BSD/GPL";                            \

@@ -100,10 +100,11 @@ Result<> Instance::make_kernel() {
   }
   PinFolder pins = TRY(PinFolder::open(name()));
   adopted_ = pins.found() && noted_layout(name()) == layout();
-  const bool count_queued =
-      std::ranges::any_of(devices_, [&](const Device& device) { return topology_->config().ports[device.slot.value].egress.empty(); });
-  kernel_ = TRY(KernelSide::create(
-      std::move(pins), {.rows = rows, .blocks = blocks, .netns = netns_inode(), .count_queued = count_queued, .adopt = adopted_}));
+  u64 queued = 0;
+  for (const Device& device : devices_)
+    if (topology_->config().ports[device.slot.value].egress.empty()) queued |= u64{1} << device.slot.value;
+  kernel_ = TRY(
+      KernelSide::create(std::move(pins), {.rows = rows, .blocks = blocks, .netns = netns_inode(), .queued = queued, .adopt = adopted_}));
   path_.emplace(Accounts(TRY(kernel_->accounts()), cpus, rows, blocks));
   if (adopted_) count_process_died();
   return {};

@@ -114,7 +114,7 @@ KernelSide::~KernelSide() {
 }
 
 Result<> KernelSide::create_maps() {
-  const MapShape accounts{BPF_MAP_TYPE_ARRAY, 4, sizeof(account), shape_.rows * shape_.blocks, BPF_F_MMAPABLE};
+  const MapShape accounts{BPF_MAP_TYPE_ARRAY, 4, static_cast<u32>(sizeof(account)) * shape_.blocks, shape_.rows, BPF_F_MMAPABLE};
   Result<BpfMap> found = fail("not adopted");
   if (shape_.adopt) {
     if (Fd fd = pins_.get("accounts")) found = BpfMap::adopt(std::move(fd), accounts);
@@ -153,7 +153,7 @@ Result<StageMemory*> KernelSide::open_stage(const KernelStage& stage) {
 
 Result<> KernelSide::load_stage(const KernelStage& stage) {
   StageHalf& half = halves_.at(stage.number);
-  half.link = {stage.number, stage.block, shape_.blocks, stage.go, stage.next, shape_.count_queued, 0};
+  half.link = {stage.number, stage.block, shape_.blocks, stage.go, stage.next, 0, shape_.queued};
   const std::string name = half.object->first_program();
   TRY_VOID(share(*half.object));
   TRY_VOID(half.object->constants(".rodata.weir", half.link));
@@ -178,7 +178,7 @@ Result<> KernelSide::load_egress(const KernelPort& port, std::size_t place, cons
   u8* state = TRY(made.memory->bytes("state", module.host->state_size, shape_.rows));
   TRY_VOID(made.object->use("accounts", accounts_.fd()));
   if (made.object->has_map("chain")) TRY_VOID(made.object->use("chain", chain_fd));
-  const egress_link link{made.block, shape_.blocks, last ? WEIR_NO_NEXT : static_cast<u32>(place) + 1, 0};
+  const egress_link link{made.block, last ? WEIR_NO_NEXT : static_cast<u32>(place) + 1};
   TRY_VOID(made.object->constants(".rodata.weir", link));
   TRY_VOID(made.object->load(config.program));
   const int program = made.object->program_fd(config.program);
@@ -272,8 +272,8 @@ Result<KernelSide::Ingress> KernelSide::make_ingress(const KernelPort& port, boo
   else TRY_VOID(share(object));
   const std::string name = fused ? object.first_program() + "_entry" : "ingress";
   if (fused) TRY_VOID(object.constants(".rodata.weir", first->second.link));
-  TRY_VOID(object.constants(".rodata.port", ingress_link{native ? 0 : mark_, port.slot.value, port.block, shape_.blocks, first_socket(port),
-                                                         port.queues, port.go, port.next, 0}));
+  TRY_VOID(object.constants(".rodata.port",
+                            ingress_link{native ? 0 : mark_, port.slot.value, first_socket(port), port.queues, port.go, port.next, 0}));
   TRY_VOID(object.load(name));
   const int program = object.program_fd(name);
   return Ingress{std::move(object), program, {}, {}, link_pin(port), false};

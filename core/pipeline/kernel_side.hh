@@ -92,8 +92,8 @@ class KernelSide {
   static constexpr u32 max_queues = 64;  // of a port
   struct Shape {
     u32 rows = 1, blocks = 1;
-    u32 netns = 0;              // inode of the network namespace
-    bool count_queued = false;  // see struct stage_link
+    u32 netns = 0;   // inode of the network namespace
+    u64 queued = 0;  // see struct stage_link
     bool adopt = false;
   };
   // Maps only; nothing touches a device before attach().

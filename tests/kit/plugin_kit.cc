@@ -131,7 +131,8 @@ Result<std::unique_ptr<KernelHalf>> KernelHalf::open(const Plugin& plugin, const
 
 Result<> KernelHalf::create_maps() {
   const MapShape devmap{BPF_MAP_TYPE_DEVMAP, 4, sizeof(bpf_devmap_val), WEIR_MAX_PORTS, 0};
-  accounts_ = TRY(BpfMap::create("accounts", {BPF_MAP_TYPE_ARRAY, 4, sizeof(account), possible_cpus() * blocks(), BPF_F_MMAPABLE}));
+  accounts_ = TRY(
+      BpfMap::create("accounts", {BPF_MAP_TYPE_ARRAY, 4, static_cast<u32>(sizeof(account)) * blocks(), possible_cpus(), BPF_F_MMAPABLE}));
   accounts_memory_ = TRY(accounts_.map_memory());
   scratch_ = TRY(BpfMap::create("scratch", {BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(scratch), 1, 0}));
   stages_ = TRY(BpfMap::create("stages", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, WEIR_MAX_STAGES, 0}));
@@ -203,7 +204,7 @@ Result<> KernelHalf::only_group(std::optional<u32> only) {
 Result<> KernelHalf::enter_by(u32 port) {
   constexpr std::size_t stride = (sizeof(scratch) + 7) / 8 * 8;
   scratch here{};
-  here.port = here.block = port;
+  here.port = port;
   here.queues = 1;
   std::vector<u8> all(stride * possible_cpus());
   for (u32 cpu = 0; cpu < possible_cpus(); ++cpu) std::memcpy(all.data() + stride * cpu, &here, sizeof here);

@@ -147,7 +147,7 @@ class KernelBuild final : public Build {
       std::ranges::copy(config, config_memory_.data());
       TRY_VOID(object_.use(".data.config", config_.fd()));
     }
-    TRY_VOID(object_.constants(".rodata.weir", egress_link{.block = 0, .blocks = 1, .next = WEIR_NO_NEXT, .unused = 0}));
+    TRY_VOID(object_.constants(".rodata.weir", egress_link{.block = 0, .next = WEIR_NO_NEXT}));
     return object_.load(program_.name + std::string("_test"));
   }
   static u32 verdict_of(const account& before, const account& after, u32 action) {
