@@ -446,7 +446,9 @@ class Tree:
             done, number = re.subn(rf"^({names} = \[.*)\]$", rf"\1, '{each}']", meson.read_text(), count=1, flags=re.MULTILINE)
             assert number == 1, f"{file} has no list {names}"
             meson.write_text(done)
-        run("meson", "setup", self.build, self.root, env={**os.environ, "CC": compiler(".c"), "CXX": compiler(".cc")})
+        chosen = [f"-D{option['name']}={option['value']}" for option in json.loads(run("meson", "introspect", BUILD, "--buildoptions").stdout)
+                  if option["name"] in ("buildtype", "b_sanitize", "b_lundef")]
+        run("meson", "setup", self.build, self.root, *chosen, env={**os.environ, "CC": compiler(".c"), "CXX": compiler(".cc")})
         self.borrow()
         self.make()
 

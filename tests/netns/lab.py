@@ -200,8 +200,9 @@ class Process:
 class Weir:
     """A running weir in a namespace, and what it says of itself."""
 
-    def __init__(self, namespace, config, *flags, env=None):
+    def __init__(self, namespace, config, *flags, env=None, program=WEIR):
         self.namespace = namespace
+        self.program = program
         self.name = f"t{secrets.token_hex(4)}"
         self.file = pathlib.Path(tempfile.mkstemp(suffix=".toml")[1])
         namespace.lab.guard(f"file {self.file}")
@@ -211,7 +212,7 @@ class Weir:
         self.start(*flags)
 
     def start(self, *flags):
-        self.process = self.namespace.start(WEIR, "run", self.file, *flags, env=self.env)
+        self.process = self.namespace.start(self.program, "run", self.file, *flags, env=self.env)
         wait_until(lambda: "forwarding" in self.process.text() or self.process.popen.poll() is not None, "weir starts")
         if self.process.popen.poll() is not None:
             raise AssertionError(f"weir ended at start with {self.process.popen.returncode}:\n{self.process.text()}")
@@ -314,8 +315,8 @@ class Lab:
         self.processes.append(process)
         return process
 
-    def weir(self, config, *flags, env=None):
-        made = Weir(self.switch, config, *flags, env=env)
+    def weir(self, config, *flags, **options):
+        made = Weir(self.switch, config, *flags, **options)
         self.weirs.append(made)
         return made
 
