@@ -63,7 +63,7 @@ def test_the_second_stage_gets_what_the_first_lets_go_on(lab, program, flags):
     expected = [raw for raw, each in zip(frames, fates) if each == "next"]
     assert right.hear(len(expected)) == expected
     now = weir.conserved()
-    assert weir.drops() == {("stage ethertypes", each): count[each] for each in ("other", "truncated")}
+    assert weir.drops() == {("stage main.ethertypes", each): count[each] for each in ("other", "truncated")}
     first, second = now["stages"]
     assert (first["stage"], second["stage"]) == ("ethertypes", "patch")
     punted = len(frames) if flags else sum(int.from_bytes(raw[12:14], "big") in TAGS for raw in frames)

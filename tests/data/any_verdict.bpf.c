@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause */
+/* any_verdict: a kernel half that answers what the first 12 bytes of a frame say: verdict, argument, and what to count. */
+#include "bpf/lib/stage.bpf.h"
+
+STAGE(any_verdict)
+{
+	__u32 *order = stage_header(frame, 0, 3 * sizeof(*order));
+
+	if (!order)
+		return to_stack();
+	stage_count(frame, order[2]);
+	return STAGE_VERDICT(order[0], order[1]);
+}
