@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from lab import frame, mac, ping, run, wait_until
+from lab import Lab, frame, mac, ping, run, wait_until
 from test_start import everything, unchanged
 
 PATCH = '[[pipeline]]\nname = "main"\n[[pipeline.stage]]\nplugin = "patch"\npairs = [["p0", "p1"]]\n'
