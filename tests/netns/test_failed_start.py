@@ -8,7 +8,7 @@ import pytest
 from lab import WEIR, frame, mac
 from test_start import everything, unchanged
 
-PINS, RUN = pathlib.Path("/sys/fs/bpf/weir"), pathlib.Path("/run/weir")
+PINS = pathlib.Path("/sys/fs/bpf/weir")
 PATCH = '[[pipeline]]\nname = "main"\n[[pipeline.stage]]\nplugin = "patch"\npairs = [["p0", "p1"]]\n'
 
 
@@ -24,11 +24,18 @@ def stand_in_the_way(path):
 
 
 def stand_in_the_way_of_a_pin(_, instance):
-    return stand_in_the_way(PINS / instance / "accounts_new")
+    clear = stand_in_the_way(PINS / instance / "accounts_new")
+
+    def clear_all():
+        clear()
+        if not any((PINS / instance).iterdir()):
+            (PINS / instance).rmdir()
+
+    return clear_all
 
 
 def failed(lab, name, text, tmp_path, *before):
-    """A start that must fail: what it said. The file's ports are the lab's three."""
+    """A start that must fail: what it said."""
     file = tmp_path / "config.toml"
     file.write_text(f'[weir]\nname = "{name}"\n' + text)
     done = lab.switch.run(*before, WEIR, "run", file, "--detach-on-exit", check=False, timeout=20)
