@@ -26,7 +26,7 @@ Result<> run(const Arguments& arguments) {
   const weir::Registry registry = TRY(weir::Registry::load());
   auto topology = TRY(weir::load_topology(arguments.file, registry));
   const auto instance =
-      TRY(weir::Instance::start(std::move(topology), registry, {.user_only = arguments.user_only, .keep = arguments.keep}));
+      TRY(weir::Instance::prepare(std::move(topology), registry, {.user_only = arguments.user_only, .keep = arguments.keep}));
   return weir::serve(*instance, stop);
 }
 

@@ -14,6 +14,7 @@ enum class Failure {
   failed,       // could not be done now: exit code 1
   invalid,      // bad usage or configuration: exit code 2
   unsupported,  // the kernel or the driver lacks it: a caller may fall back
+  missing,      // what was asked for is not there: a caller may do without
 };
 
 // One line: what was tried on what, why it failed, what to do about it.
@@ -49,6 +50,11 @@ std::unexpected<Error> invalid(fmt::format_string<Args...> format, Args&&... arg
 template <typename... Args>
 std::unexpected<Error> unsupported(fmt::format_string<Args...> format, Args&&... args) {
   return std::unexpected(Error{Failure::unsupported, fmt::format(format, std::forward<Args>(args)...)});
+}
+
+template <typename... Args>
+std::unexpected<Error> missing(fmt::format_string<Args...> format, Args&&... args) {
+  return std::unexpected(Error{Failure::missing, fmt::format(format, std::forward<Args>(args)...)});
 }
 
 // fail(), with the system's reason for error number `err` (positive) appended.

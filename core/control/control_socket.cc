@@ -60,9 +60,10 @@ Result<ControlSocket> ControlSocket::listen(const std::string& instance) {
   const std::string path = socket_path(instance);
   const sockaddr_un address = TRY(address_of(path));
   Fd listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!listener) return fail_errno(errno, fmt::format("open the control socket {}", path));
   ::unlink(path.c_str());  // of an instance that was killed: the lock is ours
-  if (!listener || ::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
-      ::chmod(path.c_str(), 0600) != 0 || ::listen(listener.get(), 16) != 0)
+  if (::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 || ::chmod(path.c_str(), 0600) != 0 ||
+      ::listen(listener.get(), 16) != 0)
     return fail_errno(errno, fmt::format("open the control socket {}", path));
   return ControlSocket(path, std::move(listener));
 }

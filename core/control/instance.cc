@@ -27,11 +27,11 @@ class PlainMemory final : public StageMemory {
 
 }  // namespace
 
-Result<std::unique_ptr<Instance>> Instance::start(std::unique_ptr<Topology> topology, const Registry& registry, const Options& options) {
+Result<std::unique_ptr<Instance>> Instance::prepare(std::unique_ptr<Topology> topology, const Registry& registry, const Options& options) {
   InstanceLock lock = TRY(InstanceLock::take(topology->config().name));
   std::unique_ptr<Instance> made(new Instance(std::move(topology), registry, options, std::move(lock)));
   for (auto step : {&Instance::inspect, &Instance::make_frames, &Instance::make_kernel, &Instance::make_stages, &Instance::make_ports,
-                    &Instance::make_groups, &Instance::open_sockets, &Instance::go})
+                    &Instance::make_groups, &Instance::open_sockets})
     TRY_VOID((made.get()->*step)());
   return made;
 }
@@ -258,8 +258,9 @@ Result<> Instance::go() {
   workers_ = TRY(Workers::start(make_runners(), allowed_cpus()));
   if (kernel_) {
     TRY_VOID(kernel_->attach(kernel_ports_));
-    forget_layout(name());
-    TRY_VOID(kernel_->pin(stack_->memories()));
+    TRY_VOID(kernel_->prepare_pins(stack_->memories()));
+    forget_layout(name());  // between the two the pins are of neither layout
+    TRY_VOID(kernel_->commit_pins());
     TRY_VOID(commit_layout(name()));
     stack_->start();
   }
@@ -305,6 +306,7 @@ void Instance::watch_devices() {
 
 bool Instance::look_again(KernelPort& port) {
   const Result<Netdev> netdev = look_at(port.device);
+  if (!netdev && netdev.error().failure != Failure::missing) return false;  // nobody knows; the next second tells
   const bool there = netdev && netdev->ifindex == port.ifindex;
   const u32 longest = there ? longest_frame(*netdev) : 0;
   bool changed = std::exchange(port.longest, longest) != longest;

@@ -25,13 +25,15 @@ class Instance {
     bool user_only = false;  // kernel halves off: every frame goes to user space
     bool keep = false;       // at the end, leave the kernel path forwarding
   };
-  // Everything is checked before a device is touched, and devices are attached last. After an error nothing is left behind, and an
-  // earlier run's kernel path goes on.
-  static Result<std::unique_ptr<Instance>> start(std::unique_ptr<Topology> topology, const Registry& registry, const Options& options);
+  // Checks, opens and loads everything, and touches no device.
+  static Result<std::unique_ptr<Instance>> prepare(std::unique_ptr<Topology> topology, const Registry& registry, const Options& options);
   Instance(const Instance&) = delete;
   // Workers stop, programs leave the devices, then sockets close, then memory goes.
   ~Instance();
 
+  // Attaches the devices: from here on frames travel. After an error nothing is left behind once the instance is destroyed, and an earlier
+  // run's kernel path goes on.
+  Result<> go();
   // Once a second.
   void tick();
   // When devices changed, or may have.
@@ -44,7 +46,7 @@ class Instance {
 
  private:
   Instance(std::unique_ptr<Topology> topology, const Registry& registry, const Options& options, InstanceLock lock);
-  // The steps of start(), in this order.
+  // The steps of prepare(), in this order.
   Result<> inspect();
   Result<> make_frames();
   Result<> make_kernel();
@@ -52,7 +54,6 @@ class Instance {
   Result<> make_ports();
   Result<> make_groups();
   Result<> open_sockets();
-  Result<> go();
 
   Result<> make_kernel_port(const Device& device);
   void make_plain_egress(u16 slot, EgressChain& chain);
@@ -103,7 +104,7 @@ class Instance {
   std::unique_ptr<Workers> workers_;
   u32 worker_count_ = 0;
   bool adopted_ = false;
-  bool ran_ = false;  // start() came to its end
+  bool ran_ = false;  // go() came to its end
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
 };
 

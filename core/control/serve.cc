@@ -51,6 +51,7 @@ Result<> serve(Instance& instance, const Fd& stop) {
   const itimerspec every_second{{1, 0}, {1, 0}};
   if (!clock || ::timerfd_settime(clock.get(), 0, &every_second, nullptr) != 0) return fail_errno(errno, "start the clock");
   const LinkEvents links = TRY(LinkEvents::open());
+  TRY_VOID(instance.go());  // last, so that what fails here finds no device touched
   Warnings warnings;
   warnings.tell(instance);
   instance.tick();

@@ -65,7 +65,12 @@ Result<PinFolder> PinFolder::open(const std::string& instance) {
   return folder;
 }
 
-Fd PinFolder::get(const std::string& name) const { return Fd(::bpf_obj_get((path_ + "/" + name).c_str())); }
+Result<Fd> PinFolder::get(const std::string& name) const {
+  const std::string path = path_ + "/" + name;
+  Fd fd(::bpf_obj_get(path.c_str()));
+  if (!fd && errno != ENOENT) return fail_errno(errno, fmt::format("open {}, which an earlier run has pinned", path));
+  return fd;
+}
 
 Result<> PinFolder::prepare(const std::string& name, int fd) const {
   const std::string fresh = path_ + "/" + name + fresh_ending;

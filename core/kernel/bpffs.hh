@@ -22,7 +22,7 @@ class PinFolder {
   [[nodiscard]] bool found() const noexcept { return found_; }  // pins of an earlier run are there
 
   // The pinned object's descriptor; invalid when there is none of that name.
-  [[nodiscard]] Fd get(const std::string& name) const;
+  [[nodiscard]] Result<Fd> get(const std::string& name) const;
   // Pins `fd` beside what stands under the name; commit() puts it in its place. A reader, or a crash in between, finds the old object or
   // the new one.
   Result<> prepare(const std::string& name, int fd) const;

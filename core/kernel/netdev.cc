@@ -33,8 +33,11 @@ namespace {
 // One ioctl on a device by its name.
 class Asker {
  public:
-  Asker() : fd_(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)) {}
+  Asker() : fd_(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)), failure_(fd_ ? 0 : errno) {}
+  // False: errno says why.
   bool ask(const std::string& device, unsigned long request, ifreq& answer) const {
+    errno = failure_;
+    if (!fd_) return false;
     device.copy(answer.ifr_name, IFNAMSIZ - 1);
     return ::ioctl(fd_.get(), request, &answer) == 0;
   }
@@ -47,13 +50,14 @@ class Asker {
 
  private:
   Fd fd_;
+  int failure_;
 };
 
 std::string known_devices() {
   std::string names;
   struct if_nameindex* all = ::if_nameindex();
   for (auto* each = all; each != nullptr && each->if_index != 0; ++each) names += (names.empty() ? "" : ", ") + std::string(each->if_name);
-  ::if_freenameindex(all);
+  if (all != nullptr) ::if_freenameindex(all);
   return names.empty() ? "none" : names;
 }
 
@@ -193,8 +197,9 @@ Result<Netdev> look_at(const std::string& device) {
   const Asker asker;
   ifreq answer{};
   // A longer name would be cut, and might then be another device's.
-  if (device.size() >= IFNAMSIZ || !asker.ask(device, SIOCGIFINDEX, answer))
-    return fail("no device {} in this network namespace; there are: {}", device, known_devices());
+  const bool asked = device.size() < IFNAMSIZ && asker.ask(device, SIOCGIFINDEX, answer);
+  if (!asked && device.size() < IFNAMSIZ && errno != ENODEV) return fail_errno(errno, fmt::format("look at device {}", device));
+  if (!asked) return missing("no device {} in this network namespace; there are: {}", device, known_devices());
   Netdev found;
   found.name = device;
   found.ifindex = Ifindex{static_cast<u32>(answer.ifr_ifindex)};

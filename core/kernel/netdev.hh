@@ -23,7 +23,7 @@ struct Netdev {
   u32 xdp_native_id = 0, xdp_generic_id = 0;  // of the attached programs; 0: none
 };
 
-// A device of the current network namespace. The error names the devices that are there.
+// A device of the current network namespace. missing: it is not there; the error names those that are.
 Result<Netdev> look_at(const std::string& device);
 
 // The other end of a veth. Whether frames that are redirected to it will be taken by its peer: ndo_xdp_xmit of drivers/net/veth.c needs

@@ -27,9 +27,11 @@ u32 link_on(Ifindex device) {
   return 0;
 }
 
-u32 attached_id(Ifindex device, bool native) {
+// Of the program on a device; 0: none.
+Result<u32> attached_id(Ifindex device, bool native) {
   u32 id = 0;
-  ::bpf_xdp_query_id(static_cast<int>(device.value), native ? XDP_FLAGS_DRV_MODE : XDP_FLAGS_SKB_MODE, &id);
+  const int err = ::bpf_xdp_query_id(static_cast<int>(device.value), native ? XDP_FLAGS_DRV_MODE : XDP_FLAGS_SKB_MODE, &id);
+  if (err != 0) return fail_errno(-err, "ask which XDP program is attached");
   return id;
 }
 
@@ -50,8 +52,8 @@ Result<XdpLink> XdpLink::attach(int program_fd, Ifindex device, bool native) {
 }
 
 Result<> XdpLink::expect_free(Ifindex device) {
-  const bool native = attached_id(device, true) != 0;
-  const u32 id = attached_id(device, native);
+  const bool native = TRY(attached_id(device, true)) != 0;
+  const u32 id = TRY(attached_id(device, native));
   if (id == 0) return {};
   char name[IF_NAMESIZE] = {};
   ::if_indextoname(device.value, name);
@@ -64,9 +66,10 @@ Result<> XdpLink::expect_free(Ifindex device) {
 Result<XdpLink> XdpLink::adopt(Fd link, Ifindex device, bool native) {
   bpf_link_info info{};
   u32 size = sizeof info;
-  if (!link || ::bpf_obj_get_info_by_fd(link.get(), &info, &size) != 0) return fail("no pinned link");
-  if (info.type != BPF_LINK_TYPE_XDP || info.xdp.ifindex != device.value) return fail("the pinned link is for another device");
-  if (attached_id(device, native) != info.prog_id) return fail("the pinned link is attached in another mode");
+  if (!link) return missing("no pinned link");
+  if (::bpf_obj_get_info_by_fd(link.get(), &info, &size) != 0) return fail_errno(errno, "ask what a pinned link holds");
+  if (info.type != BPF_LINK_TYPE_XDP || info.xdp.ifindex != device.value) return missing("the pinned link is for another device");
+  if (TRY(attached_id(device, native)) != info.prog_id) return missing("the pinned link is attached in another mode");
   return XdpLink(std::move(link));
 }
 
@@ -75,10 +78,12 @@ Result<> XdpLink::replace(int program_fd) const {
   return {};
 }
 
-Fd XdpLink::program() const noexcept {
+Result<Fd> XdpLink::program() const {
   bpf_link_info info{};
   u32 size = sizeof info;
-  return Fd(::bpf_obj_get_info_by_fd(link_.get(), &info, &size) == 0 ? ::bpf_prog_get_fd_by_id(info.prog_id) : -1);
+  Fd program(::bpf_obj_get_info_by_fd(link_.get(), &info, &size) == 0 ? ::bpf_prog_get_fd_by_id(info.prog_id) : -1);
+  if (!program) return fail_errno(errno, "open the attached XDP program, to give it back if need be");
+  return program;
 }
 
 void XdpLink::detach() noexcept {

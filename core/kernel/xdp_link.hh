@@ -15,14 +15,14 @@ class XdpLink {
   static Result<XdpLink> attach(int program_fd, Ifindex device, bool native);
   // Fails when a program is attached, with its id and what to do about it.
   static Result<> expect_free(Ifindex device);
-  // A pinned link of an earlier run, if it still holds this device in this mode.
+  // A pinned link of an earlier run. missing: there is none, or it does not hold this device in this mode.
   static Result<XdpLink> adopt(Fd link, Ifindex device, bool native);
 
   // The next frame meets the other program; no frame meets none.
   Result<> replace(int program_fd) const;
   void detach() noexcept;
-  // The attached program; invalid when it cannot be had.
-  [[nodiscard]] Fd program() const noexcept;
+  // The attached program.
+  [[nodiscard]] Result<Fd> program() const;
   [[nodiscard]] int fd() const noexcept { return link_.get(); }
 
  private:

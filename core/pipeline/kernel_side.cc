@@ -59,7 +59,7 @@ Result<u8*> KernelMemory::make(std::string_view name, std::size_t entry, u32 cou
   const std::string pin = pin_name(fmt::format("{}_{}", prefix_, name));
   Result<BpfMap> map = fail("not adopted");
   if (adopt) {
-    if (Fd fd = pins_.get(pin)) map = BpfMap::adopt(std::move(fd), shape);
+    if (Fd fd = TRY(pins_.get(pin))) map = BpfMap::adopt(std::move(fd), shape);
   }
   if (!map) map = BpfMap::create(name, shape);
   BpfMap made = TRY(std::move(map));
@@ -117,7 +117,7 @@ Result<> KernelSide::create_maps() {
   const MapShape accounts{BPF_MAP_TYPE_ARRAY, 4, static_cast<u32>(sizeof(account)) * shape_.blocks, shape_.rows, BPF_F_MMAPABLE};
   Result<BpfMap> found = fail("not adopted");
   if (shape_.adopt) {
-    if (Fd fd = pins_.get("accounts")) found = BpfMap::adopt(std::move(fd), accounts);
+    if (Fd fd = TRY(pins_.get("accounts"))) found = BpfMap::adopt(std::move(fd), accounts);
   }
   accounts_ = found ? std::move(*found) : TRY(BpfMap::create("accounts", accounts));
   scratch_ = TRY(BpfMap::create("scratch", {BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(scratch), 1, 0}));
@@ -294,20 +294,22 @@ Result<> KernelSide::attach(std::vector<KernelPort>& ports) {
   attached_ = true;
   for (Ingress& made : ingress_) {
     if (!made.adopted) continue;
-    made.previous = made.link.program();
+    made.previous = TRY(made.link.program());
     TRY_VOID(made.link.replace(made.program));
   }
   return {};
 }
 
 Result<> KernelSide::attach_port(KernelPort& port) {
-  if (Result<XdpLink> link = adopt_link(port)) {
+  Result<XdpLink> link = adopt_link(port);
+  if (link) {
     Ingress made = TRY(make_ingress(port, port.mode == Mode::native));
     made.link = std::move(*link);
     made.adopted = true;
     ingress_.push_back(std::move(made));
     return {};
   }
+  if (link.error().failure != Failure::missing) return std::unexpected(std::move(link).error());
   pins_.remove(link_pin(port));  // of another device or mode: it would keep this one busy
   Result<> done = unsupported("not tried");
   if (port.mode != Mode::generic) done = attach_new(port, true);
@@ -326,8 +328,11 @@ Result<> KernelSide::attach_new(KernelPort& port, bool native) {
 }
 
 Result<> KernelSide::expect_free(const KernelPort& port) const {
-  for (const bool native : {true, false})
-    if (XdpLink::adopt(pins_.get(link_pin(port)), port.ifindex, native)) return {};
+  for (const bool native : {true, false}) {
+    const Result<XdpLink> link = XdpLink::adopt(TRY(pins_.get(link_pin(port))), port.ifindex, native);
+    if (link) return {};
+    if (link.error().failure != Failure::missing) return std::unexpected(link.error());
+  }
   return XdpLink::expect_free(port.ifindex);
 }
 
@@ -335,12 +340,12 @@ Result<> KernelSide::expect_free(const KernelPort& port) const {
 Result<XdpLink> KernelSide::adopt_link(KernelPort& port) const {
   for (const Mode mode : {Mode::native, Mode::generic}) {
     if (port.mode != Mode::automatic && port.mode != mode) continue;
-    Result<XdpLink> link = XdpLink::adopt(pins_.get(link_pin(port)), port.ifindex, mode == Mode::native);
-    if (!link) continue;
-    port.mode = mode;
+    Result<XdpLink> link = XdpLink::adopt(TRY(pins_.get(link_pin(port))), port.ifindex, mode == Mode::native);
+    if (!link && link.error().failure == Failure::missing) continue;
+    if (link) port.mode = mode;
     return link;
   }
-  return fail("no link of an earlier run");
+  return missing("no link of an earlier run");
 }
 
 std::optional<KernelSide::Entry> KernelSide::entry(PortSlot port) const { return read_entry(ports_, port); }
@@ -356,7 +361,7 @@ std::vector<std::pair<PortSlot, KernelSide::Entry>> KernelSide::group_entries(Gr
 Result<> KernelSide::trace() {
   if (shape_.adopt) {
     for (const char* name : tracing)
-      if (Fd link = pins_.get(std::string("trace_") + name)) trace_links_.emplace_back(std::string("trace_") + name, std::move(link));
+      if (Fd link = TRY(pins_.get(std::string("trace_") + name))) trace_links_.emplace_back(std::string("trace_") + name, std::move(link));
     if (trace_links_.size() == tracing.size()) return {};
     trace_links_.clear();
   }
@@ -369,9 +374,8 @@ Result<> KernelSide::trace() {
   return {};
 }
 
-Result<> KernelSide::pin(const std::vector<const KernelMemory*>& others) {
-  // First all of them under other names, which may fail: then what ran is still pinned as it was.
-  std::vector<std::string> kept;
+Result<> KernelSide::prepare_pins(const std::vector<const KernelMemory*>& others) {
+  std::vector<std::string>& kept = prepared_;
   const auto put = [&](const std::string& name, int fd) {
     kept.push_back(name);
     return pins_.prepare(name, fd);
@@ -392,9 +396,13 @@ Result<> KernelSide::pin(const std::vector<const KernelMemory*>& others) {
   for (const KernelMemory* memory : others) TRY_VOID(put_memory(*memory));
   for (const auto& [name, link] : trace_links_) TRY_VOID(put(name, link.get()));
   for (const Ingress& ingress : ingress_) TRY_VOID(put(ingress.pin, ingress.link.fd()));
-  for (const std::string& name : kept) TRY_VOID(pins_.commit(name));
-  pins_.remove_all_but(kept);
-  pin_names_ = std::move(kept);
+  return {};
+}
+
+Result<> KernelSide::commit_pins() {
+  for (const std::string& name : prepared_) TRY_VOID(pins_.commit(name));
+  pins_.remove_all_but(prepared_);
+  pin_names_ = std::move(prepared_);
   return {};
 }
 
@@ -402,6 +410,7 @@ void KernelSide::give_back() noexcept {
   for (Ingress& ingress : ingress_)
     if (ingress.previous) static_cast<void>(ingress.link.replace(ingress.previous.get()));
   pins_.forget_prepared();
+  if (!pins_.found()) pins_.remove_all_but({});
 }
 
 void KernelSide::detach() noexcept {

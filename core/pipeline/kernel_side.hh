@@ -116,8 +116,10 @@ class KernelSide {
   // The last step: from here on frames arrive. All devices, or none. Ports of mode automatic fall back to generic where the driver
   // has no native XDP.
   Result<> attach(std::vector<KernelPort>& ports);
-  // Pins everything, so that it outlives the process, with `others` beside it, and forgets what an earlier run left.
-  Result<> pin(const std::vector<const KernelMemory*>& others);
+  // Pins everything, so that it outlives the process, with `others` beside it; what an earlier run left is pinned too, until
+  Result<> prepare_pins(const std::vector<const KernelMemory*>& others);
+  // this forgets it.
+  Result<> commit_pins();
   [[nodiscard]] const PinFolder& pins() const noexcept { return pins_; }
   // After an error behind attach(): devices that an earlier run left get its programs back. The others are let go of with this object.
   void give_back() noexcept;
@@ -175,7 +177,7 @@ class KernelSide {
   std::optional<BpfObject> trace_;
   std::vector<std::pair<std::string, Fd>> trace_links_;
   BpfMap devices_, far_devices_;
-  std::vector<std::string> pin_names_;
+  std::vector<std::string> prepared_, pin_names_;
 };
 
 }  // namespace weir

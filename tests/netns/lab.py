@@ -22,6 +22,8 @@ import tempfile
 import threading
 import time
 
+from guardian import forget_instance
+
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 BUILD = pathlib.Path(os.environ.get("WEIR_BUILD", ROOT / "build"))
@@ -206,7 +208,7 @@ class Weir:
         self.name = f"t{secrets.token_hex(4)}"
         self.file = pathlib.Path(tempfile.mkstemp(suffix=".toml")[1])
         namespace.lab.guard(f"file {self.file}")
-        namespace.lab.instances.append(self.name)
+        namespace.lab.add_instance(self.name)
         self.file.write_text(f'[weir]\nname = "{self.name}"\n' + config)
         self.env = {**os.environ, **(env or {})}
         self.start(*flags)
@@ -280,6 +282,10 @@ class Lab:
         self.guardian.stdin.write(line + "\n")
         self.guardian.stdin.flush()
 
+    def add_instance(self, name):
+        self.instances.append(name)
+        self.guard(f"instance {name}")
+
     def namespace(self, name):
         made = Namespace(self, f"weir-{self.id}-{name}")
         self.namespaces.append(made)
@@ -350,6 +356,8 @@ class Lab:
                 process.stop(signal.SIGKILL)
         for namespace in self.namespaces:
             namespace.delete()
+        for name in self.instances:
+            forget_instance(name)
         self.guard("done")
         self.guardian.stdin.close()
         self.guardian.wait(10)

@@ -5,10 +5,11 @@ import pathlib
 import secrets
 
 import pytest
-from lab import WEIR, frame, mac
+from lab import WEIR, frame, mac, wait_until
 from test_start import everything, unchanged
 
 PINS = pathlib.Path("/sys/fs/bpf/weir")
+RUN = pathlib.Path("/run/weir")
 PATCH = '[[pipeline]]\nname = "main"\n[[pipeline.stage]]\nplugin = "patch"\npairs = [["p0", "p1"]]\n'
 
 
@@ -60,7 +61,7 @@ OBSTACLES = pytest.mark.parametrize("obstacle, says", [(refuse_the_last_device, 
 @OBSTACLES
 def test_a_start_that_fails_behind_attaching_leaves_nothing(lab3, tmp_path, obstacle, says):
     name = "t" + secrets.token_hex(4)
-    lab3.instances.append(name)
+    lab3.add_instance(name)
     clear = obstacle(lab3, name)
     try:
         was = everything(lab3)
@@ -90,15 +91,86 @@ def test_a_start_that_fails_behind_attaching_leaves_the_kernel_path_that_ran(lab
     weir.stop()
 
 
-def test_a_start_without_descriptors_enough_leaves_nothing(lab, tmp_path):
-    """With one more each time, so that each step of a start fails once, up to the last device's program."""
-    name = "t" + secrets.token_hex(4)
-    lab.instances.append(name)
-    was, steps = everything(lab), set()
+def starved(lab, name, tmp_path):
+    """Starts with one descriptor more each time, so that each step of a start fails once, until there are enough. What each one said, and
+    claims that it left the world as it was."""
+    file = tmp_path / "config.toml"
+    file.write_text(f'[weir]\nname = "{name}"\n' + lab.ports(2, egress='["count"]') + PATCH)
+    was, said = everything(lab), []
     for number in range(48, 256):
-        said = failed(lab, name, lab.ports(2, egress='["count"]') + PATCH, tmp_path, "prlimit", f"--nofile={number}")
-        if "control socket" in said:
-            break
-        assert everything(lab) == was, f"with {number} descriptors: {said}"
-        steps.add(said.split(":")[1].strip())
-    assert {"port p0, device p0", "port p1, device p1"} <= steps
+        process = lab.switch.start("prlimit", f"--nofile={number}", WEIR, "run", file)
+        wait_until(lambda process=process: "forwarding" in process.text() or process.popen.poll() is not None, "weir starts or ends")
+        if process.popen.poll() is None:
+            assert process.stop() == 0, process.text()
+            return said
+        assert (process.wait(), len(process.text().splitlines())) == (1, 1), (number, process.popen.returncode, process.text())
+        assert everything(lab) == was, f"with {number} descriptors: {process.text()}"
+        said.append(process.text().strip())
+    raise AssertionError("weir never starts")
+
+
+def test_a_start_without_descriptors_enough_leaves_nothing(lab, tmp_path):
+    name = "t" + secrets.token_hex(4)
+    lab.add_instance(name)
+    said = starved(lab, name, tmp_path)
+    steps = {each.split(":")[1].strip() for each in said}
+    assert {"port p0, device p0", "port p1, device p1"} <= steps, steps
+    socket = [each for each in said if "control socket" in each]
+    assert socket and all(each.endswith("Too many open files") for each in socket), said
+    assert everything(lab)[0] == [(link, None) for link, _ in everything(lab)[0]]
+
+
+@pytest.fixture(name="kept")
+def make_kept(lab):
+    """A kernel path that --keep has left: its weir, and what its frames have been counted to."""
+    wires = lab.wires()
+    weir = lab.weir(lab.ports(2, egress='["count"]') + PATCH, "--keep")
+    forwards(*wires, 0)
+    assert weir.process.stop() == 0
+    return weir, wires
+
+
+def test_a_control_socket_that_cannot_be_opened_leaves_the_kernel_path_that_ran(lab, kept, tmp_path):
+    weir, wires = kept
+    clear = stand_in_the_way(RUN / f"{weir.name}.sock")
+    try:
+        was = everything(lab)
+        assert "control socket" in failed(lab, weir.name, lab.ports(2, egress='["count"]') + PATCH, tmp_path)
+        assert unchanged(lab, was)
+        forwards(*wires, 1)
+    finally:
+        clear()
+
+
+def test_a_start_without_descriptors_enough_leaves_the_kernel_path_that_ran(lab, kept, tmp_path):
+    weir, _ = kept
+    said = starved(lab, weir.name, tmp_path)
+    assert any("which an earlier run has pinned" in each for each in said), said
+
+
+def test_a_pin_that_cannot_be_made_leaves_the_counters_for_the_next_start(lab, kept, tmp_path):
+    weir, wires = kept
+    clear = stand_in_the_way(PINS / weir.name / "accounts_new")
+    try:
+        assert "pin" in failed(lab, weir.name, lab.ports(2, egress='["count"]') + PATCH, tmp_path)
+        forwards(*wires, 1)
+    finally:
+        clear()
+    weir.start("--detach-on-exit")
+    assert weir.conserved()["account"]["rx"] == 40
+    weir.stop()
+
+
+def test_a_layout_that_cannot_be_noted_leaves_nothing(lab, tmp_path):
+    lab.wires()
+    weir = lab.weir(lab.ports(2) + PATCH)  # for its name
+    weir.process.stop()
+    clear = stand_in_the_way(RUN / f"{weir.name}.layout")
+    try:
+        was = everything(lab)
+        assert ".layout" in failed(lab, weir.name, lab.ports(2) + PATCH, tmp_path)
+        assert unchanged(lab, was)
+    finally:
+        clear()
+        weir.start()
+        weir.stop()

@@ -28,7 +28,7 @@ def refused(lab, text, tmp_path, *flags, name=None, before=(), instance=None):
     """Runs a configuration that must be refused, and claims that the world is as it was. Exit code and what it said."""
     file = tmp_path / (name or "bad.toml")
     instance = instance or "t" + secrets.token_hex(4)
-    lab.instances.append(instance)
+    lab.add_instance(instance)
     file.write_text(f'[weir]\nname = "{instance}"\n' + text)
     was = everything(lab)
     done = lab.switch.run(*before, WEIR, "run", file, *flags, check=False)

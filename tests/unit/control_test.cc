@@ -303,7 +303,10 @@ Result<std::unique_ptr<Instance>> started(const std::string& name, const Registr
   const std::string text = fmt::format("[weir]\nname = \"{}\"\n[[port]]\nname = \"sink\"\ndriver = \"null\"\n", name);
   auto config = parse_config(text, "test.toml", registry);
   if (!config) broken(config.error().front().text().c_str());
-  return Instance::start(TRY(Topology::build(std::move(*config), registry)), registry, {});
+  auto topology = TRY(Topology::build(std::move(*config), registry));
+  auto instance = TRY(Instance::prepare(std::move(topology), registry, {}));
+  TRY_VOID(instance->go());
+  return instance;
 }
 
 using Running = RunFolder;
