@@ -72,10 +72,26 @@ Result<> devmap(const Arguments& arguments) {
   return {};
 }
 
+std::unexpected<weir::Error> no_plugin(const std::string& name) {
+  return weir::invalid("there is no plugin or egress program {}; see: weir plugins", name);
+}
+
 Result<> plugins(const Arguments& arguments) {
   const weir::Registry registry = TRY(weir::Registry::load());
   if (arguments.as_json) {
-    fmt::print("{}\n", plugins_json(registry).dump(2));
+    json all = plugins_json(registry);
+    if (arguments.plugin.empty()) {
+      fmt::print("{}\n", all.dump(2));
+      return {};
+    }
+    for (json& kind : all) {
+      json one = json::array();
+      for (json& each : kind)
+        if (each["name"] == arguments.plugin) one.push_back(std::move(each));
+      kind = std::move(one);
+    }
+    if (all["plugins"].empty() && all["egress"].empty()) return no_plugin(arguments.plugin);
+    fmt::print("{}\n", all.dump(2));
     return {};
   }
   if (arguments.plugin.empty()) {
@@ -83,17 +99,16 @@ Result<> plugins(const Arguments& arguments) {
     return {};
   }
   const std::string text = show_plugin(registry, arguments.plugin);
-  if (text.empty()) return weir::invalid("there is no plugin or egress program {}; see: weir plugins", arguments.plugin);
+  if (text.empty()) return no_plugin(arguments.plugin);
   fmt::print("{}", text);
   return {};
 }
 
 // "weir: " in front of a message, but not of "FILE:LINE:COL: …", which editors read from the first column.
 void complain(const weir::Error& error) {
-  const bool positions = error.failure == weir::Failure::invalid && error.what.find(".toml:") != std::string::npos;
   for (std::size_t start = 0; start <= error.what.size();) {
     const std::size_t end = std::min(error.what.find('\n', start), error.what.size());
-    std::fputs(fmt::format("{}{}\n", positions ? "" : "weir: ", error.what.substr(start, end - start)).c_str(), stderr);
+    std::fputs(fmt::format("{}{}\n", error.of_file ? "" : "weir: ", error.what.substr(start, end - start)).c_str(), stderr);
     start = end + 1;
   }
 }

@@ -27,8 +27,9 @@ enum weir_drop {
 	WEIR_DROP_NO_SOCKET,	   /* punt on a queue that has no AF_XDP socket */
 	WEIR_DROP_NO_STAGE,	   /* the program array lacks the next stage */
 	WEIR_DROP_REDIRECT_FAILED, /* of the target; tracepoint xdp_redirect_err on a devmap: MTU, device down, no ndo_xdp_xmit */
+	WEIR_DROP_FLOOD_FAILED,	   /* the same of a group, at the port that the frame came in by: the kernel had no memory for a copy */
 	WEIR_DROP_PUNT_FAILED,	   /* tracepoint xdp_redirect_err on an xskmap: receive ring full, no frame in the fill ring, frame too long */
-	WEIR_DROP_DEVICE_REFUSED,  /* tracepoint xdp_devmap_xmit: the device's ring was full or it is down */
+	WEIR_DROP_DEVICE_REFUSED,  /* tracepoint xdp_devmap_xmit, and of a socket in copy mode EBUSY: the device's ring is full, or no carrier */
 	WEIR_DROP_PEER_NO_NAPI,	   /* the same with ENXIO: a veth whose peer has neither XDP nor GRO */
 	WEIR_DROP_EXCEPTION,	   /* tracepoint xdp_exception */
 	WEIR_DROP_RING_FULL,	   /* user side: the transmit ring stayed full */
@@ -46,7 +47,7 @@ enum weir_drop {
 #define WEIR_COUNTERS 16
 
 /* Raised when a counter changes its place or its meaning: a run adopts only counters that it understands. */
-#define WEIR_ACCOUNT_VERSION 2
+#define WEIR_ACCOUNT_VERSION 3
 
 enum weir_port_counter {
 	WEIR_PORT_COPIES,	/* frames that floods made beyond the one that came in */

@@ -11,7 +11,7 @@ enum weir_go {
 };
 
 struct ingress_link {
-	__u64 mark;	/* generic mode: see struct to_stack_link; 0: native */
+	__u64 mark;	/* generic mode: see struct to_stack_ring; 0: native */
 	__u32 port;	/* slot: key of the map "ports", and the port's block in the accounts */
 	__u32 sockets;	/* first key of the port in the map "sockets" */
 	__u32 queues;	/* how many keys it has there */
@@ -73,8 +73,8 @@ struct punt_meta {
 #define WEIR_FLOOD_KEY WEIR_MAX_PORTS
 
 /* What the kernel must know of a group beside its devmap: a flood that has a single target is a plain redirect, which costs no clone, and
- * a member that cannot take the frame would be skipped without a word (kernel/bpf/devmap.c, is_valid_dst), so that such a frame
- * goes to the user half, which sends it member by member and counts. */
+ * a member that cannot take a frame of that length would be skipped without a word (kernel/bpf/devmap.c, is_valid_dst), so that such a
+ * frame goes to the user half, which sends it member by member and counts. A member that is down is none, in both halves. */
 struct group_targets {
 	__u32 longest;			/* bytes of a frame that every member takes: MTU, Ethernet header and one VLAN tag; 0: not all by redirect */
 	__u8 only[WEIR_MAX_PORTS];	/* by the port that the frame came in by: the one target, or WEIR_MANY, or WEIR_NONE */

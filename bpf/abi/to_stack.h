@@ -20,9 +20,6 @@ struct to_stack_ring {
 	__u64 head;	/* slots ever filled; user space writes */
 	__u64 tail;	/* slots ever emptied; the program writes, once it has copied the bytes */
 	__u64 lost;	/* of them, without reaching the stack */
-};
-
-struct to_stack_link {
 	/* Where the port's ingress program runs in generic mode, it will see each frame again on the way up, perhaps on another CPU. It knows
 	 * such a frame by this number in front of its bytes: random, so that what an earlier frame left there is not taken for it. 0: native. */
 	__u64 mark;

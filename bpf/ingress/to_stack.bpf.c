@@ -21,8 +21,6 @@ struct {
 	__type(value, struct to_stack_ring);
 } ring SEC(".maps");
 
-const volatile struct to_stack_link to_stack_link SEC(".rodata.weir");
-
 static __always_inline int fill(struct xdp_md *ctx, const struct to_stack_slot *slot)
 {
 	long now = (long)ctx->data_end - (long)ctx->data;
@@ -47,7 +45,7 @@ static __always_inline void release(struct to_stack_ring *state)
 }
 
 /* In the headroom, and not as metadata: that would be the business of whoever comes next. */
-static __always_inline int mark(struct xdp_md *ctx)
+static __always_inline int mark(struct xdp_md *ctx, __u64 number)
 {
 	__u64 *at;
 
@@ -56,7 +54,7 @@ static __always_inline int mark(struct xdp_md *ctx)
 	at = (void *)(long)ctx->data_meta;
 	if ((void *)(at + 1) > (void *)(long)ctx->data)
 		return -1;
-	*at = to_stack_link.mark;
+	*at = number;
 	return bpf_xdp_adjust_meta(ctx, sizeof(*at));
 }
 
@@ -77,7 +75,7 @@ SEC("xdp") int to_stack(struct xdp_md *ctx)
 	release(state);
 	if (failed)
 		return XDP_DROP;
-	if (to_stack_link.mark && mark(ctx))
+	if (state->mark && mark(ctx, state->mark))
 		return XDP_ABORTED; /* cannot be: there is headroom. Shows as xdp_exception */
 	return XDP_PASS;
 }

@@ -97,8 +97,11 @@ int BPF_PROG(redirect_err, const struct net_device *dev, const struct bpf_prog *
 	}
 	/* The key of the map "ports" is the target's slot. A flood names none by its key, and ends at the port that it came in by. `target` would
 	 * tell it too, but the verifiers of 6.1 and 6.12 let nobody read a pointer to const void [ran]. */
-	if (key != WEIR_FLOOD_KEY)
-		account = account_of(key);
+	if (key == WEIR_FLOOD_KEY) {
+		account->drop[WEIR_DROP_FLOOD_FAILED]++;
+		return 0;
+	}
+	account = account_of(key);
 	if (account)
 		account->drop[WEIR_DROP_REDIRECT_FAILED]++;
 	return 0;

@@ -6,7 +6,7 @@
 
 #include <linux/if_ether.h>
 
-/* A frame that user space has given to the host stack, and that generic XDP shows again; see struct to_stack_link. */
+/* A frame that user space has given to the host stack, and that generic XDP shows again; see struct to_stack_ring. */
 static __always_inline int ingress_seen(struct xdp_md *ctx)
 {
 	__u64 *at;

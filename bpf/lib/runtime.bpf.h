@@ -76,7 +76,7 @@ struct stage_frame {
 	struct account *row;	/* of this CPU */
 	struct account *port;	/* of the port that the frame came in by */
 	struct account *stage;	/* that decides; null in the ingress program, and once a stage has let the frame go on */
-	__u32 blocks;		/* in a row */
+	__u64 blocks;		/* in a row; 64 bits as what it is compared with, since verifiers forget the halves of a number */
 	__u64 queued;		/* of a stage, as its link says */
 };
 
@@ -146,7 +146,7 @@ static __always_inline int end_with_punt(struct stage_frame *frame, __u32 stage,
 }
 
 /* The block of a port in the accounts is its slot. */
-static __always_inline void count_queued(const struct stage_frame *frame, __u32 port)
+static __always_inline void count_queued(const struct stage_frame *frame, __u64 port)
 {
 	/* Of no port at all: the verifier knows it, and leaves the rest out. */
 	if (frame->queued && port < WEIR_MAX_PORTS && port < frame->blocks && frame->queued >> port & 1)

@@ -17,11 +17,12 @@ enum class Failure {
   missing,      // what was asked for is not there: a caller may do without
 };
 
-// One line: what was tried on what, why it failed, what to do about it.
+// One line, or one for each mistake of a file: what was tried on what, why it failed, what to do about it.
 struct Error {
   Failure failure = Failure::failed;
   std::string what;
-  int errno_value = 0;  // the system's reason, when there was one
+  int errno_value = 0;   // the system's reason, when there was one
+  bool of_file = false;  // each line of `what` begins with FILE:, and most with FILE:LINE:COL:
 
   // The same failure seen from further out: "port wan: " + what.
   [[nodiscard]] Error within(std::string_view outer) && {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// spin_lock: a lock for a few instructions that are rarely wanted by two at once, such as handing a burst to a shared ring.
+// spin_lock: a lock that is rarely wanted by two at once, such as for handing a burst to a ring that workers share.
 #pragma once
 
 #include <atomic>
@@ -12,6 +12,7 @@ class SpinLock {
     while (locked_.exchange(true, std::memory_order_acquire))
       while (locked_.load(std::memory_order_relaxed)) relax();
   }
+  bool try_lock() noexcept { return !locked_.exchange(true, std::memory_order_acquire); }
   void unlock() noexcept { locked_.store(false, std::memory_order_release); }
 
  private:

@@ -23,7 +23,7 @@ constexpr std::size_t longest_device = 15;  // IFNAMSIZ - 1
 
 Schema weir_schema() {
   return {Key::string("name").otherwise("\"weir\"").as("instance: names its pins and its control socket"),
-          Key::integer("workers", 0, 64).otherwise("0").as("poll loops; 0: one per CPU")};
+          Key::integer("workers", 0, 64).otherwise("0").as("poll loops; 0: one for each CPU, as far as there are receive queues")};
 }
 
 // And "size", which is not a range.

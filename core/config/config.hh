@@ -12,7 +12,6 @@ namespace weir {
 
 enum class Driver { xdp, null };
 enum class Mode { automatic, native, generic };
-enum class Attach { exclusive, shared };
 enum class ZeroCopy { automatic, on, off };
 
 struct EgressConfig {
@@ -26,7 +25,6 @@ struct PortConfig {
   std::string device;  // driver xdp: the netdev; else empty
   Driver driver = Driver::xdp;
   Mode mode = Mode::automatic;
-  Attach attach = Attach::exclusive;
   ZeroCopy zero_copy = ZeroCopy::automatic;
   u32 queues = 0;                    // 0: all that the device has
   std::string pipeline;              // empty: frames only leave here; what comes in goes to the host stack
@@ -56,7 +54,7 @@ struct PipelineConfig {
 struct Config {
   std::string file;         // for messages
   std::string name;         // of the instance
-  u32 workers = 0;          // 0: one per CPU
+  u32 workers = 0;          // 0: one for each CPU, as far as there are receive queues
   u32 frame_size = 2048;    // bytes
   u32 frame_count = 16384;  // frames in the shared umem
   std::vector<PortConfig> ports;

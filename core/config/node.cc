@@ -93,7 +93,7 @@ std::unexpected<Error> ConfigNode::refuse(std::string_view key, std::string_view
   const std::string path = joined(path_, key);
   const std::size_t split = path.find('\0');
   const Problem problem{split == std::string::npos ? "" : path.substr(0, split), at(key), path.substr(split + 1), std::string(what)};
-  return std::unexpected(Error{Failure::invalid, problem.text()});
+  return std::unexpected(Error{Failure::invalid, problem.text(), 0, true});
 }
 
 }  // namespace weir

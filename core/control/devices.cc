@@ -34,10 +34,10 @@ std::string queue_problem(const PortConfig& port, const Netdev& netdev) {
     return fmt::format("port {}: device {} has {} queues, weir serves at most {}: ethtool -L {} combined {}", port.name, netdev.name,
                        netdev.queues, KernelSide::max_queues, netdev.name, KernelSide::max_queues);
   if (wanted == netdev.queues) return "";
-  return fmt::format(
-      "port {}: queues = {}, but device {} has {}: frames of a queue without a socket would be lost; set queues = \"all\", or: "
-      "ethtool -L {} combined {}",
-      port.name, wanted, netdev.name, netdev.queues, netdev.name, wanted);
+  const bool can = wanted <= netdev.max_queues;
+  return fmt::format("port {}: queues = {}, but device {} has {}: frames of a queue without a socket would be lost; set queues = \"all\"{}",
+                     port.name, wanted, netdev.name, netdev.queues,
+                     can ? fmt::format(", or: ethtool -L {} combined {}", netdev.name, wanted) : "");
 }
 
 std::string in_netns(const VethPeer& peer) { return peer.netns.empty() ? "" : fmt::format("ip netns exec {} ", peer.netns); }

@@ -86,8 +86,9 @@ Result<> Instance::make_frames() {
 
 // Two runs with the same layout may share counters and tables.
 std::string Instance::layout() const {
-  std::string text = fmt::format("{}cpus {} workers {} netns {} user_only {} account {}\nifindex", topology_->fingerprint(),
-                                 possible_cpus(), worker_count_, netns_inode(), options_.user_only, WEIR_ACCOUNT_VERSION);
+  std::string text =
+      fmt::format("{}cpus {} workers {} netns {} user_only {} account {} tracing {:x}\nifindex", topology_->fingerprint(), possible_cpus(),
+                  worker_count_, netns_inode(), options_.user_only, WEIR_ACCOUNT_VERSION, KernelSide::tracing_hash());
   for (const Device& device : devices_) text += fmt::format(" {}", device.netdev.ifindex.value);
   return text + "\n";
 }
@@ -250,7 +251,7 @@ Result<> Instance::go() {
   // All that may fail comes before a device is touched, but for the pins, and these can be undone.
   if (kernel_) {
     std::vector<HostStack::Entry> ports;
-    for (const KernelPort& port : kernel_ports_) ports.push_back({port.slot, port.ifindex, kernel_->mark()});
+    for (const KernelPort& port : kernel_ports_) ports.push_back({port.slot, port.ifindex});
     stack_ = TRY(HostStack::create(ports, kernel_->pins(), adopted_));
     path_->stack = stack_.get();
     TRY_VOID(prepare_layout(name(), layout()));
@@ -261,14 +262,18 @@ Result<> Instance::go() {
     TRY_VOID(kernel_->prepare_pins(stack_->memories()));
     forget_layout(name());  // between the two the pins are of neither layout
     TRY_VOID(kernel_->commit_pins());
-    TRY_VOID(commit_layout(name()));
-    stack_->start();
+    // Too late to go back: what an earlier run had pinned is gone.
+    if (Result<> noted = commit_layout(name()); !noted) warn(noted.error().what + "; the next start begins its counters and tables anew");
+    std::vector<u64> marks(path_->ports.size());
+    for (const KernelPort& port : kernel_ports_) marks[port.slot.value] = port.mode == Mode::generic ? kernel_->mark() : 0;
+    stack_->start(marks);
   }
   ran_ = true;
   for (const KernelPort& port : kernel_ports_)
-    if (port.mode == Mode::generic && topology_->config().ports[port.slot.value].mode == Mode::automatic)
-      warn(fmt::format("port {}: the driver of {} has no native XDP; it runs in generic mode, which is slower{}", port.name, port.device,
-                       port.takes_redirects ? "" : ", and what native ports send to it goes through user space"));
+    if (port.mode == Mode::generic && (!port.takes_redirects || topology_->config().ports[port.slot.value].mode == Mode::automatic))
+      warn(fmt::format("port {}: {} runs in generic mode, which is slower{}{}", port.name, port.device,
+                       topology_->config().ports[port.slot.value].mode == Mode::automatic ? ", since its driver has no native XDP" : "",
+                       port.takes_redirects ? "" : "; what goes to it from native ports goes through user space"));
   return {};
 }
 
@@ -316,11 +321,13 @@ bool Instance::look_again(KernelPort& port) {
     warnings = {fmt::format("port {}: device {} is gone; nothing is received or sent until weir is started again", port.name, port.device)};
     return changed;
   }
-  if (!changed && warnings.empty()) return false;  // what a peer does is looked up only while it gives cause to
+  // What a peer does is looked up only while it gives cause to.
+  const u64 lost = path_->accounts.kernel(port.block).drop[WEIR_DROP_PEER_NO_NAPI];
+  if (std::exchange(port.lost_to_peer, lost) == lost && !changed && warnings.empty()) return false;
   const VethPeer peer = veth_peer(*netdev);
   warnings = warnings_of(topology_->config().ports[port.slot.value], *netdev, peer);
-  if (port.redirectable || peer.state == VethPeer::State::missing) return changed;
-  port.redirectable = true;
+  const bool redirectable = peer.state != VethPeer::State::missing;
+  if (std::exchange(port.redirectable, redirectable) == redirectable) return changed;
   if (Result<> set = kernel_->set_entry(port); !set) warn(fmt::format("port {}: {}", port.name, set.error().what));
   return true;
 }

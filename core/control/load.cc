@@ -9,7 +9,7 @@ Result<std::unique_ptr<Topology>> load_topology(const std::string& file, const R
   if (config) return Topology::build(std::move(*config), registry);
   std::string lines;
   for (const Problem& problem : config.error()) lines += (lines.empty() ? "" : "\n") + problem.text();
-  return std::unexpected(Error{Failure::invalid, std::move(lines)});
+  return std::unexpected(Error{Failure::invalid, std::move(lines), 0, true});
 }
 
 }  // namespace weir

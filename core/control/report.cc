@@ -11,9 +11,9 @@ namespace {
 using nlohmann::json;
 
 // Of enum weir_drop, without the stages' own.
-constexpr std::array drop_names = {"runt",        "no_entry",       "no_group",     "no_socket",   "no_stage",    "redirect_failed",
-                                   "punt_failed", "device_refused", "peer_no_napi", "exception",   "ring_full",   "no_frame",
-                                   "stack_full",  "stack_failed",   "too_long",     "device_down", "process_died"};
+constexpr std::array drop_names = {"runt",         "no_entry",    "no_group",       "no_socket",    "no_stage",    "redirect_failed",
+                                   "flood_failed", "punt_failed", "device_refused", "peer_no_napi", "exception",   "ring_full",
+                                   "no_frame",     "stack_full",  "stack_failed",   "too_long",     "device_down", "process_died"};
 static_assert(drop_names.size() == WEIR_DROP_OWN);
 
 const char* mode_name(Mode mode) { return mode == Mode::native ? "native" : mode == Mode::generic ? "generic" : "auto"; }
@@ -78,10 +78,12 @@ account Instance::kernel_account(const Moment& now, PortSlot slot) const {
   return port;
 }
 
-// And in user space: a frame that the kernel did not take from the ring to the host stack was a drop after all.
+// And in user space: a frame that the device did not take from its ring was not sent after all, and one that the kernel did not take from
+// the ring to the host stack was a drop.
 account Instance::user_account(const Moment& now, PortSlot slot) const {
   account port = now.accounts.user(path_->ports[slot.value].block);
   const u64 lost = std::min<u64>(now.stack_lost[slot.value], port.verdict[WEIR_TO_STACK]);
+  port.tx -= std::min<u64>(port.tx, port.drop[WEIR_DROP_DEVICE_REFUSED]);
   port.verdict[WEIR_TO_STACK] -= lost;
   port.verdict[WEIR_DROP] += lost;
   port.drop[WEIR_DROP_STACK_FAILED] += lost;

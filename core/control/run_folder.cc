@@ -34,7 +34,8 @@ constexpr struct flock whole_file = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
 bool runs(const std::string& instance) {
   const Fd file(::open((folder / (instance + ".lock")).c_str(), O_RDONLY | O_CLOEXEC));
   struct flock found = whole_file;
-  return file && ::fcntl(file.get(), F_OFD_GETLK, &found) == 0 && found.l_type != F_UNLCK;
+  if (!file) return errno == EACCES;  // whoever may not look is told so when it asks
+  return ::fcntl(file.get(), F_OFD_GETLK, &found) == 0 && found.l_type != F_UNLCK;
 }
 
 }  // namespace
@@ -85,6 +86,7 @@ std::string noted_layout(const std::string& instance) {
 
 Result<> prepare_layout(const std::string& instance, const std::string& text) {
   const std::string fresh = layout_path(instance) + ".new";
+  if (fs::is_directory(layout_path(instance))) return fail("write {}: a folder is in the way; remove it", layout_path(instance));
   std::ofstream file(fresh, std::ios::trunc);
   file << text;
   file.close();

@@ -48,7 +48,7 @@ Result<std::unique_ptr<Topology>> Topology::build(Config config, const Registry&
                                &stage == &pipeline.stages.back()});
     }
   }
-  if (!problems.empty()) return std::unexpected(Error{Failure::invalid, std::move(problems)});
+  if (!problems.empty()) return std::unexpected(Error{Failure::invalid, std::move(problems), 0, true});
   for (const PortConfig& port : all.ports) {
     made->egress_blocks_.push_back(block);
     block += static_cast<u32>(port.egress.size());

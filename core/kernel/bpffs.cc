@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* usual = "/sys/fs/bpf";
 constexpr const char* own = "/run/weir/bpf";
-constexpr const char* fresh_ending = "_new";
+constexpr const char* fresh_ending = "~";  // no name in C ends so
 
 // Held while a folder is made or the last one is taken away, so that no instance mounts what another is about to unmount. A lock on the
 // folder itself, which leaves no file.
@@ -59,6 +59,7 @@ Result<PinFolder> PinFolder::open(const std::string& instance) {
   const Gate held;
   PinFolder folder(TRY(find_or_mount()) + "/weir/" + instance);
   std::error_code error;
+  folder.forget_prepared();  // by a start that was killed
   folder.found_ = fs::exists(folder.path_, error) && !folder.names().empty();
   fs::create_directories(folder.path_, error);
   if (error) return fail_errno(error.value(), fmt::format("create {} for the instance's pins", folder.path_));

@@ -15,7 +15,7 @@ namespace weir {
 class PinFolder {
  public:
   // Looks for a bpffs at /sys/fs/bpf, then at /run/weir/bpf, and mounts one at the latter when neither is there (`ip netns exec`
-  // hides the first one). Creates the folder.
+  // hides the first one). Creates the folder. The instance's lock must be held.
   static Result<PinFolder> open(const std::string& instance);
 
   [[nodiscard]] const std::string& path() const noexcept { return path_; }

@@ -75,7 +75,6 @@ void look_at_programs(Netdev& found) {
   LIBBPF_OPTS(bpf_xdp_query_opts, attached);
   if (::bpf_xdp_query(static_cast<int>(found.ifindex.value), 0, &attached) != 0) return;
   found.xdp_native_id = attached.drv_prog_id;
-  found.xdp_generic_id = attached.skb_prog_id;
 }
 
 // A netlink request of one message and at most one attribute, and its first answer.

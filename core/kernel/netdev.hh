@@ -17,10 +17,10 @@ struct Netdev {
   Mac mac{};
   u32 mtu = 0;  // bytes, without the link-layer header
   bool up = false;
-  std::string driver;                         // "veth", "ixgbe"; empty: it does not say
-  u32 queues = 1;                             // rx queues: each needs an AF_XDP socket
-  u32 max_queues = 1;                         // that `ethtool -L` can make of them
-  u32 xdp_native_id = 0, xdp_generic_id = 0;  // of the attached programs; 0: none
+  std::string driver;     // "veth", "ixgbe"; empty: it does not say
+  u32 queues = 1;         // rx queues: each needs an AF_XDP socket
+  u32 max_queues = 1;     // that `ethtool -L` can make of them
+  u32 xdp_native_id = 0;  // of the program attached in the driver; 0: none
 };
 
 // A device of the current network namespace. missing: it is not there; the error names those that are.

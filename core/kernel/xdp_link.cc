@@ -15,14 +15,15 @@ namespace weir {
 
 namespace {
 
-// The id of the bpf link that holds a program on the device; 0: there is none, it was attached by netlink.
-u32 link_on(Ifindex device) {
+// The id of the bpf link that holds this program on the device; 0: there is none, it was attached by netlink. Links of all network
+// namespaces are listed, and ifindexes repeat.
+u32 link_on(Ifindex device, u32 program) {
   for (u32 id = 0; ::bpf_link_get_next_id(id, &id) == 0;) {
     const Fd link(::bpf_link_get_fd_by_id(id));
     bpf_link_info info{};
     u32 size = sizeof info;
     if (!link || ::bpf_obj_get_info_by_fd(link.get(), &info, &size) != 0) continue;
-    if (info.type == BPF_LINK_TYPE_XDP && info.xdp.ifindex == device.value) return id;
+    if (info.type == BPF_LINK_TYPE_XDP && info.xdp.ifindex == device.value && info.prog_id == program) return id;
   }
   return 0;
 }
@@ -57,7 +58,7 @@ Result<> XdpLink::expect_free(Ifindex device) {
   if (id == 0) return {};
   char name[IF_NAMESIZE] = {};
   ::if_indextoname(device.value, name);
-  const u32 link = link_on(device);
+  const u32 link = link_on(device, id);
   const std::string remedy = link != 0 ? fmt::format("bpftool link detach id {}", link)
                                        : fmt::format("ip link set dev {} {} off", name, native ? "xdpdrv" : "xdpgeneric");
   return fail("another XDP program is attached (id {}, \"{}\"); stop its owner, or detach it with: {}", id, program_name(id), remedy);

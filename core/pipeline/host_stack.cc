@@ -67,6 +67,7 @@ class HostStack::Ring {
     std::atomic_ref(ring_->head).store(head + 1, std::memory_order_release);
     return std::nullopt;
   }
+  void set_mark(u64 mark) noexcept { ring_->mark = mark; }
   [[nodiscard]] const KernelMemory& memory() const noexcept { return *memory_; }
   [[nodiscard]] u32 waiting() const noexcept {
     const u64 from = tail();  // first: it never passes a head that is read later
@@ -110,7 +111,6 @@ Result<std::unique_ptr<HostStack::Ring>> HostStack::Ring::create(const Entry& po
   made->memory_ = std::make_unique<KernelMemory>(made->object_, pins, fmt::format("to_stack_{}", port.slot.value), adopt);
   made->ring_ = TRY(made->memory_->array<to_stack_ring>("ring", 1)).data();
   made->slots_ = TRY(made->memory_->array<to_stack_slot>("slots", TO_STACK_SLOTS));
-  TRY_VOID(made->object_.constants(".rodata.weir", to_stack_link{port.mark}));
   TRY_VOID(made->object_.load());
   made->program_ = made->object_.program_fd("to_stack");
   made->device_ = port.device;
@@ -137,7 +137,9 @@ Result<std::unique_ptr<HostStack>> HostStack::create(const std::vector<Entry>& p
   return made;
 }
 
-void HostStack::start() {
+void HostStack::start(std::span<const u64> marks) {
+  for (std::size_t slot = 0; slot < rings_.size(); ++slot)
+    if (rings_[slot]) rings_[slot]->set_mark(marks[slot]);
   worker_->thread = std::thread([this] {
     for (u32 seen = 0; !worker_->stopping || held() > 0;) {
       worker_->asked.wait(seen);

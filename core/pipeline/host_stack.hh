@@ -19,15 +19,15 @@ class HostStack final : public StackEntry {
   struct Entry {
     PortSlot slot;
     Ifindex device;
-    u64 mark;  // see struct to_stack_link; 0: its ingress program runs natively
   };
   // The rings in `pins` of a run that was killed are adopted when `adopt`, with what it left in them.
   static Result<std::unique_ptr<HostStack>> create(const std::vector<Entry>& ports, const PinFolder& pins, bool adopt);
   HostStack(const HostStack&) = delete;
   // Hands over what waits, then stops.
   ~HostStack() override;
-  // Begins to hand over. Not before the ports' programs know the marks of `Entry`: they would take such a frame for one that came in.
-  void start();
+  // Begins to hand over. `marks`, by port slot: see struct to_stack_ring. Not before the ports' programs know them: they would take such a
+  // frame for one that came in.
+  void start(std::span<const u64> marks);
 
   // "stack_full": the port's ring. "stack_failed": a frame of this length cannot go that way (TO_STACK_SHORTEST to TO_STACK_LONGEST bytes
   // can).

@@ -81,6 +81,18 @@ std::vector<std::string> KernelMemory::pin_names() const {
   return names;
 }
 
+group_targets targets_of(std::span<const PortSlot> reachable, u32 longest) noexcept {
+  group_targets targets{};
+  targets.longest = longest;
+  for (u16 from = 0; from < WEIR_MAX_PORTS; ++from) {
+    targets.only[from] = WEIR_NONE;
+    for (PortSlot to : reachable)
+      if (to.value != from) targets.only[from] = ++targets.fan_out[from] == 1 ? static_cast<u8>(to.value) : WEIR_MANY;
+  }
+  for (PortSlot to : reachable) targets.members[targets.count++] = static_cast<u8>(to.value);
+  return targets;
+}
+
 void fill_egress_config(const egress_program& program, const ConfigNode& keys, const Mac& device, u8* into) {
   std::vector<u8> made(program.config_size);  // an earlier run's keys are in the other
   u8* config = made.data();
@@ -221,29 +233,23 @@ Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& mem
   if (group_maps_.size() <= group.value) group_maps_.resize(group.value + 1u), group_members_.resize(group.value + 1u);
   group_members_[group.value] = members;
   BpfMap map = TRY(BpfMap::create("group", {BPF_MAP_TYPE_DEVMAP, 4, sizeof(bpf_devmap_val), WEIR_MAX_PORTS, 0}));
-  group_targets targets{};
-  targets.longest = ~0u;
   const bool generic = std::ranges::any_of(ports, [](const KernelPort& port) { return port.mode == Mode::generic; });
+  u32 longest = ~0u;
   std::vector<PortSlot> reachable;  // a broadcast would skip a device that is down without a word
   for (PortSlot member : members) {
     auto port = std::ranges::find(ports, member, &KernelPort::slot);
     const bool redirectable = port != ports.end() && port->redirectable && port->takes_redirects;
-    if (!redirectable) targets.longest = 0;  // only user space sends there
+    if (!redirectable) longest = 0;  // only user space sends there
     if (!redirectable || port->longest == 0) continue;
     // In generic mode the clones of a frame share its bytes (kernel/bpf/devmap.c, dev_map_redirect_clone), and a program may write into
     // them.
-    if (generic && !egress_[member.value].empty()) targets.longest = 0;
-    targets.longest = std::min(targets.longest, port->longest);
+    if (generic && !egress_[member.value].empty()) longest = 0;
+    longest = std::min(longest, port->longest);
     const bpf_devmap_val entry = entry_of(port->ifindex, entry_program(member));
     TRY_VOID(map.set(member.value, &entry));
     reachable.push_back(member);
-    targets.members[targets.count++] = static_cast<u8>(member.value);
   }
-  for (u16 from = 0; from < WEIR_MAX_PORTS; ++from) {
-    targets.only[from] = WEIR_NONE;
-    for (PortSlot to : reachable)
-      if (to.value != from) targets.only[from] = ++targets.fan_out[from] == 1 ? static_cast<u8>(to.value) : WEIR_MANY;
-  }
+  const group_targets targets = targets_of(reachable, longest);
   const int fd = map.fd();
   if (const BpfMap& old = group_maps_[group.value]; attached_) {
     // The devmap and what is said of it change one after the other, so floods go through user space meanwhile. Setting a map in a map
@@ -284,10 +290,11 @@ Result<KernelSide::Ingress> KernelSide::make_ingress(const KernelPort& port, boo
 Result<> KernelSide::attach(std::vector<KernelPort>& ports) {
   TRY_VOID(trace());
   for (KernelPort& port : ports) TRY_WITHIN_VOID(fmt::format("port {}, device {}", port.name, port.device), attach_port(port));
-  // A driver without native XDP has no ndo_xdp_xmit: a native port's redirect to it would fail, and a flood would leave it out.
+  // A driver without native XDP has no ndo_xdp_xmit: a native port's redirect to it would fail, and a flood would leave it out. Whether the
+  // driver of one in generic mode has it nobody tells before libbpf 1.2.
   const bool native = std::ranges::any_of(ports, [](const KernelPort& port) { return port.mode == Mode::native; });
   for (KernelPort& port : ports) {
-    port.takes_redirects = port.native_driver || !native;
+    port.takes_redirects = port.mode == Mode::native || !native;
     TRY_VOID(set_entry(port));
   }
   for (u16 group = 0; group < group_members_.size(); ++group) TRY_VOID(set_group(GroupSlot{group}, group_members_[group], ports));
@@ -310,13 +317,26 @@ Result<> KernelSide::attach_port(KernelPort& port) {
     return {};
   }
   if (link.error().failure != Failure::missing) return std::unexpected(std::move(link).error());
-  pins_.remove(link_pin(port));  // of another device or mode: it would keep this one busy
+  TRY_VOID(displace(port));
   Result<> done = unsupported("not tried");
   if (port.mode != Mode::generic) done = attach_new(port, true);
-  port.native_driver = done || done.error().failure != Failure::unsupported || port.mode == Mode::generic;
   if (!done && done.error().failure == Failure::unsupported && port.mode != Mode::native) done = attach_new(port, false);
   if (!done && done.error().failure == Failure::unsupported) return fail("{}; set mode = \"auto\" or \"generic\"", done.error().what);
   return done;
+}
+
+// A link of an earlier run in a mode that the file no longer allows would keep the device busy. give_back() attaches its program again.
+Result<> KernelSide::displace(const KernelPort& port) {
+  const std::string pin = link_pin(port);
+  for (const bool native : {true, false}) {
+    Result<XdpLink> link = XdpLink::adopt(TRY(pins_.get(pin)), port.ifindex, native);
+    if (!link && link.error().failure != Failure::missing) return std::unexpected(std::move(link).error());
+    if (!link) continue;
+    displaced_.push_back({TRY(link->program()), port.ifindex, native, pin});
+    link->detach();
+  }
+  pins_.remove(pin);  // also of another device
+  return {};
 }
 
 Result<> KernelSide::attach_new(KernelPort& port, bool native) {
@@ -355,6 +375,11 @@ std::vector<std::pair<PortSlot, KernelSide::Entry>> KernelSide::group_entries(Gr
   for (u16 slot = 0; slot < WEIR_MAX_PORTS; ++slot)
     if (auto found = read_entry(group_maps_.at(group.value), PortSlot{slot})) entries.emplace_back(PortSlot{slot}, *found);
   return entries;
+}
+
+std::size_t KernelSide::tracing_hash() {
+  const std::span<const u8> elf = elf_of<::trace>();
+  return std::hash<std::string_view>{}({reinterpret_cast<const char*>(elf.data()), elf.size()});
 }
 
 // Tracing programs of an earlier run count into the same accounts when these were adopted; a second set would count twice.
@@ -407,8 +432,13 @@ Result<> KernelSide::commit_pins() {
 }
 
 void KernelSide::give_back() noexcept {
-  for (Ingress& ingress : ingress_)
-    if (ingress.previous) static_cast<void>(ingress.link.replace(ingress.previous.get()));
+  for (Ingress& ingress : ingress_) {
+    if (!ingress.adopted) ingress.link.detach();
+    else if (ingress.previous) static_cast<void>(ingress.link.replace(ingress.previous.get()));
+  }
+  for (const Displaced& old : displaced_)
+    if (const Result<XdpLink> again = XdpLink::attach(old.program.get(), old.device, old.native); again)
+      if (pins_.prepare(old.pin, again->fd())) static_cast<void>(pins_.commit(old.pin));
   pins_.forget_prepared();
   if (!pins_.found()) pins_.remove_all_but({});
 }

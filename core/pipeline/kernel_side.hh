@@ -66,8 +66,8 @@ struct KernelPort {
   Mode mode = Mode::automatic;  // settled by attach(): native or generic
   u32 longest = 0;              // bytes of a frame that the device takes; 0: it is down
   bool redirectable = true;     // false: a redirect to it would be lost, so that only user space sends there
-  bool native_driver = true;    // found out by attach()
-  bool takes_redirects = true;  // the same: false for one of a driver without native XDP beside ports that have it
+  u64 lost_to_peer = 0;         // frames: what "peer_no_napi" was when the peer was looked at
+  bool takes_redirects = true;  // found out by attach(): false for one in generic mode beside native ones
   u32 queues = 1;
   u32 block = 0;
   u32 go = 0, next = 0;  // where its frames go first: enum weir_go
@@ -83,6 +83,9 @@ struct KernelStage {
   u32 block = 0;
   u32 go = 0, next = 0;  // where its frames go next
 };
+
+// What the kernel is told of a group beside its devmap. `longest`: bytes of a frame that every member takes; 0: floods are user space's.
+group_targets targets_of(std::span<const PortSlot> reachable, u32 longest) noexcept;
 
 // Writes the keys of an egress program into its configuration struct. `device`: the address of the port's own device.
 void fill_egress_config(const egress_program& program, const ConfigNode& keys, const Mac& device, u8* into);
@@ -100,6 +103,8 @@ class KernelSide {
   static Result<std::unique_ptr<KernelSide>> create(PinFolder pins, const Shape& shape);
   ~KernelSide();
 
+  // Of the tracing programs: another one's are not adopted.
+  static std::size_t tracing_hash();
   [[nodiscard]] Result<Mapping> accounts() const { return accounts_.map_memory(); }
   // The kernel half of a stage: first its memory, for Stage::bind(), then load.
   Result<StageMemory*> open_stage(const KernelStage& stage);
@@ -116,9 +121,9 @@ class KernelSide {
   // The last step: from here on frames arrive. All devices, or none. Ports of mode automatic fall back to generic where the driver
   // has no native XDP.
   Result<> attach(std::vector<KernelPort>& ports);
-  // Pins everything, so that it outlives the process, with `others` beside it; what an earlier run left is pinned too, until
+  // Pins everything, so that it outlives the process, with `others` beside it and beside what an earlier run left.
   Result<> prepare_pins(const std::vector<const KernelMemory*>& others);
-  // this forgets it.
+  // Puts it in the place of what an earlier run left.
   Result<> commit_pins();
   [[nodiscard]] const PinFolder& pins() const noexcept { return pins_; }
   // After an error behind attach(): devices that an earlier run left get its programs back. The others are let go of with this object.
@@ -151,6 +156,13 @@ class KernelSide {
     std::string pin;
     bool adopted = false;
   };
+  // What an earlier run had attached in another mode.
+  struct Displaced {
+    Fd program;
+    Ifindex device;
+    bool native;
+    std::string pin;
+  };
   KernelSide(PinFolder pins, const Shape& shape);
   Result<> create_maps();
   Result<> trace();
@@ -158,6 +170,7 @@ class KernelSide {
   Result<> load_egress(const KernelPort& port, std::size_t place, const EgressModule& module, int chain_fd, BpfMap& chain);
   Result<Ingress> make_ingress(const KernelPort& port, bool native) const;
   Result<> attach_new(KernelPort& port, bool native);
+  Result<> displace(const KernelPort& port);
   Result<> attach_port(KernelPort& port);
   Result<XdpLink> adopt_link(KernelPort& port) const;
   [[nodiscard]] int entry_program(PortSlot port) const noexcept;
@@ -173,6 +186,7 @@ class KernelSide {
   std::map<u32, StageHalf> halves_;                 // by stage number
   std::vector<std::vector<EgressProgram>> egress_;  // by port slot
   std::vector<Ingress> ingress_;
+  std::vector<Displaced> displaced_;
   bool attached_ = false;
   std::optional<BpfObject> trace_;
   std::vector<std::pair<std::string, Fd>> trace_links_;

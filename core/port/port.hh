@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/base/spin_lock.hh"
@@ -34,6 +35,11 @@ class Queue {
   // Nothing will ever come in.
   [[nodiscard]] virtual bool silent() const noexcept { return false; }
   [[nodiscard]] SpinLock& tx_lock() noexcept { return tx_lock_; }
+  // Frames that it has taken and that the device then did not, since the last call. Under tx_lock().
+  u32 take_refused() noexcept { return std::exchange(refused_, 0); }
+
+ protected:
+  u32 refused_ = 0;
 
  private:
   SpinLock tx_lock_;

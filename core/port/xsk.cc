@@ -161,13 +161,16 @@ u32 XskSocket::transmit(const Frame* frames, u32 number, FrameCache& cache) noex
   return taken;
 }
 
-// EAGAIN, EBUSY and ENOBUFS mean "not all of it yet"; anything else (ENETDOWN) means that it will be tried again when asked to.
+// EAGAIN means "not all of it yet". EBUSY too, and in copy mode also that the device did not take the last frame, which is completed all
+// the same (net/xdp/xsk.c, xsk_generic_xmit: NET_XMIT_DROP). Anything else (ENETDOWN) means that it will be tried again when asked to.
 void XskSocket::kick() noexcept {
   kick_again_ = false;
   if (!::xsk_ring_prod__needs_wakeup(&tx_)) return;
-  for (int i = 0; i < attempts; ++i) {
+  for (u32 i = 0, refused = 0; i < attempts && refused < Burst::capacity;) {
     if (::sendto(descriptor(), nullptr, 0, MSG_DONTWAIT, nullptr, 0) >= 0) return;
-    if (errno != EAGAIN && errno != EBUSY && errno != EINTR) break;
+    if (errno == EBUSY && !zero_copy_) ++refused, ++refused_;
+    else if (errno == EAGAIN || errno == EBUSY || errno == EINTR) ++i;
+    else break;
   }
   kick_again_ = true;
 }

@@ -9,6 +9,13 @@
 
 namespace weir {
 
+namespace {
+
+// Bytes of a frame; 0: its device is down.
+u32 longest_of(PortEntry& port) noexcept { return std::atomic_ref(port.longest).load(std::memory_order_relaxed); }
+
+}  // namespace
+
 Runner::Runner(DataPath& path, FramePool& pool, u32 number, u32 row, std::vector<Lane> lanes)
     : path_(path), number_(number), row_(row), cache_(pool), lanes_(std::move(lanes)), out_(path.ports.size()) {
   waiting_.reserve(path.ports.size());
@@ -133,7 +140,7 @@ void Runner::flood(const Frame& frame, u32 group) noexcept {
   const PortSlot* last = nullptr;
   account& from = of(frame.port);
   for (const PortSlot& member : path_.groups[group]) {
-    if (member == frame.port) continue;
+    if (member == frame.port || longest_of(path_.ports[member.value]) == 0) continue;  // none of both halves' groups has who is down
     if (last != nullptr) {
       ++from.counter[WEIR_PORT_COPIES];
       if (Frame another; copy(frame, another)) collect(&another, 1, *last);
@@ -183,7 +190,7 @@ void Runner::send(PortSlot port) noexcept {
   account& account = of(port);
   u64 bytes = 0;
   u32 fitting = 0;
-  const u32 longest = std::atomic_ref(entry.longest).load(std::memory_order_relaxed);
+  const u32 longest = longest_of(entry);
   for (u32 i = 0; i < number; ++i) {
     if (out.frames[i].length > longest) {  // a device that is asked to send it loses it without a word
       cache_.release(out.frames[i]);
@@ -220,8 +227,10 @@ void Runner::reclaim() noexcept {
   unsent_ = false;
   for (u16 slot = 0; slot < path_.ports.size(); ++slot) {
     Queue& queue = way_out(PortSlot{slot});
-    std::scoped_lock hold(queue.tx_lock());
+    if (!queue.tx_lock().try_lock()) continue;  // whoever has it does the same
+    std::scoped_lock hold(std::adopt_lock, queue.tx_lock());
     unsent_ |= queue.reclaim(cache_);
+    of(PortSlot{slot}).drop[WEIR_DROP_DEVICE_REFUSED] += queue.take_refused();
   }
 }
 

@@ -85,7 +85,7 @@ class L2Switch final : public Stage {
   void tally(u64 word, int by) noexcept;
   [[nodiscard]] bool closed(u32 port) const noexcept { return max_per_port_ != 0 && per_port_[port] >= max_per_port_; }
   void adopt(u32 now_s, u32 away_s) noexcept;
-  [[nodiscard]] bool adoptable(const l2_entry& entry) const noexcept;
+  [[nodiscard]] bool adoptable(const l2_entry& entry, u64 learned) const noexcept;
   Result<> put_statics();
   void publish_limits() noexcept;
 
@@ -162,25 +162,31 @@ Result<> L2Switch::bind(StageMemory& memory) {
 // What an earlier run learned stays, as far as the file still allows it. The time without a daemon makes nobody older: its kernel half
 // went on, but on a clock that stood still.
 void L2Switch::adopt(u32 now_s, u32 away_s) noexcept {
+  u64 learned = 0;
   for (l2_bucket& bucket : table_)
     for (l2_entry& entry : bucket.entry) {
       if (entry.word == 0) continue;
-      if (!adoptable(entry)) {
+      if (!adoptable(entry, learned)) {
         store(entry.word, 0);
         continue;
       }
+      learned += (entry.word & L2_STATIC) == 0;
       tally(entry.word, 1);
       store(entry.seen_s, std::min(entry.seen_s + away_s, now_s));
     }
 }
 
 // Nothing is taken on trust: the earlier run may have ended in the middle of a write, or have been another version.
-bool L2Switch::adoptable(const l2_entry& entry) const noexcept {
+bool L2Switch::adoptable(const l2_entry& entry, u64 learned) const noexcept {
   const u64 address = l2_address_of(entry.word);
   const u32 port = l2_port_of(entry.word);
   __u64 word = 0;
+  if ((entry.word & 0xff) == (L2_USED | L2_STATIC)) {  // its kernel half works by it all the while
+    const auto same = std::ranges::find(statics_, address, &Static::address);
+    return same != statics_.end() && same->port.value == port && find(address, word) == &entry;
+  }
   return (entry.word & 0xff) == L2_USED && address != 0 && !l2_multicast(address) && port < WEIR_MAX_PORTS && (members_ >> port & 1) != 0 &&
-         find(address, word) == &entry && !closed(port) && addresses_ < table_size_ - statics_.size();
+         find(address, word) == &entry && !closed(port) && learned < table_size_ - statics_.size();
 }
 
 Result<> L2Switch::put_statics() {

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "core/config/config.hh"
+#include "core/pipeline/kernel_side.hh"
 #include "core/pipeline/registry.hh"
 
 namespace weir::kit {
@@ -152,13 +153,7 @@ Result<> KernelHalf::set_groups() {
   for (const std::vector<PortSlot>& group : context_.groups()) {
     const u32 slot = static_cast<u32>(members_.size());
     const BpfMap& map = members_.emplace_back(TRY(BpfMap::create("group", ports_.shape())));
-    group_targets targets{};
-    targets.longest = ~0u;
-    for (u16 from = 0; from < WEIR_MAX_PORTS; ++from) {
-      targets.only[from] = WEIR_NONE;
-      for (PortSlot to : group)
-        if (to.value != from) targets.only[from] = ++targets.fan_out[from] == 1 ? static_cast<u8>(to.value) : WEIR_MANY;
-    }
+    const group_targets targets = targets_of(group, ~0u);
     const bpf_devmap_val entry{.ifindex = ::if_nametoindex("lo"), .bpf_prog = {-1}};
     for (PortSlot member : group) TRY_VOID(map.set(member.value, &entry));
     const int fd = map.fd();
@@ -178,7 +173,9 @@ Result<> KernelHalf::load() {
   if (!socket_) return fail_errno(errno, "open an AF_XDP socket");
   const int fd = socket_.get();
   TRY_VOID(sockets_.set(0, &fd));
-  TRY_VOID(object_.constants(".rodata.weir", stage_link{.stage = 0, .block = block(), .blocks = blocks(), .go = WEIR_GO_STACK, .next = 0}));
+  TRY_VOID(object_.constants(
+      ".rodata.weir",
+      stage_link{.stage = 0, .block = block(), .blocks = blocks(), .go = WEIR_GO_STACK, .next = 0, .unused = 0, .queued = ~u64{0}}));
   return object_.load(object_.first_program());
 }
 

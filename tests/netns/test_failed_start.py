@@ -25,7 +25,7 @@ def stand_in_the_way(path):
 
 
 def stand_in_the_way_of_a_pin(_, instance):
-    clear = stand_in_the_way(PINS / instance / "accounts_new")
+    clear = stand_in_the_way(PINS / instance / "accounts~")
 
     def clear_all():
         clear()
@@ -150,7 +150,7 @@ def test_a_start_without_descriptors_enough_leaves_the_kernel_path_that_ran(lab,
 
 def test_a_pin_that_cannot_be_made_leaves_the_counters_for_the_next_start(lab, kept, tmp_path):
     weir, wires = kept
-    clear = stand_in_the_way(PINS / weir.name / "accounts_new")
+    clear = stand_in_the_way(PINS / weir.name / "accounts~")
     try:
         assert "pin" in failed(lab, weir.name, lab.ports(2, egress='["count"]') + PATCH, tmp_path)
         forwards(*wires, 1)

@@ -129,7 +129,6 @@ TEST(Config, defaults_fill_what_is_left_out) {
   EXPECT_EQ(port.device, "eth0");
   EXPECT_EQ(port.driver, Driver::xdp);
   EXPECT_EQ(port.mode, Mode::automatic);
-  EXPECT_EQ(port.attach, Attach::exclusive);
   EXPECT_EQ(port.zero_copy, ZeroCopy::automatic);
   EXPECT_EQ(port.queues, 0u);
   EXPECT_EQ(port.pipeline, "");
