@@ -322,7 +322,9 @@ bool Instance::look_again(KernelPort& port) {
     return changed;
   }
   // What a peer does is looked up only while it gives cause to.
-  const u64 lost = path_->accounts.kernel(port.block).drop[WEIR_DROP_PEER_NO_NAPI];
+  const account kernel = path_->accounts.kernel(port.block);
+  const u64 lost =
+      kernel.drop[WEIR_DROP_PEER_NO_NAPI] + kernel.drop[WEIR_DROP_REDIRECT_FAILED];  // the one before Linux 6.3, the other since
   if (std::exchange(port.lost_to_peer, lost) == lost && !changed && warnings.empty()) return false;
   const VethPeer peer = veth_peer(*netdev);
   warnings = warnings_of(topology_->config().ports[port.slot.value], *netdev, peer);

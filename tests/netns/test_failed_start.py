@@ -91,6 +91,25 @@ def test_a_start_that_fails_behind_attaching_leaves_the_kernel_path_that_ran(lab
     weir.stop()
 
 
+def test_a_start_in_another_mode_that_fails_gives_the_old_program_back(lab3, tmp_path):
+    left, right, _ = lab3.wires()
+    weir = lab3.weir(lab3.ports(2, egress='["count"]') + PATCH, "--keep")
+    forwards(left, right, 0)
+    assert weir.process.stop() == 0
+    was = lab3.switch.run("bpftool", "net", "show").stdout
+    clear = refuse_the_last_device(lab3, weir.name)
+    try:
+        text = lab3.ports(3, egress='["count"]').replace('device = "p0"', 'device = "p0"\nmode = "generic"')
+        assert "port p2, device p2: attach XDP" in failed(lab3, weir.name, text + PATCH, tmp_path)
+        assert lab3.switch.run("bpftool", "net", "show").stdout == was, "each device has the program that it had"
+        forwards(left, right, 1)
+    finally:
+        clear()
+    weir.start()
+    forwards(left, right, 2)
+    weir.stop()
+
+
 def starved(lab, name, tmp_path):
     """Starts with one descriptor more each time, so that each step of a start fails once, until there are enough. What each one said, and
     claims that it left the world as it was."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Ports that the kernel cannot send to, or not as it is: frames reach them all the same, by user space, and each is accounted for."""
 import pytest
-from lab import frame, mac, wait_until
+from lab import frame, mac, ping, wait_until
 from test_start import refused
 
 SWITCH = '[[pipeline]]\nname = "main"\n[[pipeline.stage]]\nplugin = "l2_switch"\n'
@@ -41,6 +41,46 @@ def test_a_device_without_native_xdp_gets_what_is_for_it(lab, flags, mode):
     assert (to_bridge["tx_kernel"], to_bridge["tx_user"]) == ((30, 0) if by_kernel else (0, 30))
     assert [each["key"] for each in weir.ask("devmap", "list")["ports"]] == ([0, 1] if mode == "generic" else [0])
     assert [each["frames"] for each in now["egress"]] == [30, 30]
+
+
+@pytest.mark.parametrize("own", ["", '\nmode = "generic"'], ids=["auto", "generic"])
+def test_a_device_without_native_xdp_gets_no_redirects_after_a_restart_either(lab, own):
+    left, behind = lab.wires()
+    text = bridge(lab).replace('device = "br9"', f'device = "br9"{own}')
+    weir = lab.weir(text + PATCH)
+    for _ in range(2):
+        assert [port["mode"] for port in weir.stats()["ports"]] == ["native", "generic"]
+        assert [each["key"] for each in weir.ask("devmap", "list")["ports"]] == [0]
+        there = [frame(mac(1), BROADCAST, bytes([number])) for number in range(30)]
+        for raw in there:
+            left.send(raw)
+        assert behind.hear(30) == there
+        assert weir.conserved()["account"]["drop"] == 0
+        weir.kill()
+        weir.start()
+
+
+def test_a_peer_that_loses_its_napi_gets_frames_from_user_space_again(lab):
+    weir = lab.weir(lab.ports(2) + PATCH.replace("br9", "p1"))
+    assert ping(lab.hosts[0], "10.9.0.2") == 3 and weir.port("p1")["tx_kernel"] > 0
+    lab.hosts[1].run("ethtool", "-K", "eth0", "gro", "off")
+    lab.hosts[0].run("ping", "-c", "3", "-W", "1", "10.9.0.2", check=False)  # what is lost tells weir to look again
+    wait_until(lambda: len(weir.ask("devmap", "list")["ports"]) == 1, "the entry is gone")
+    assert ping(lab.hosts[0], "10.9.0.2") == 3
+    now = weir.conserved()
+    assert now["ports"][1]["redirectable"] is False and now["ports"][1]["tx_user"] >= 3
+    assert {drop["reason"] for drop in now["drops"] if drop["frames"]} <= {"peer_no_napi", "redirect_failed"}
+
+
+def test_frames_that_a_device_without_carrier_does_not_take_are_named(lab):
+    left, _ = lab.wires()
+    weir = lab.weir(lab.ports(2) + PATCH.replace("br9", "p1"), "--user-only")
+    lab.hosts[1].run("ip", "link", "set", "eth0", "down")
+    for number in range(100):
+        left.send(frame(mac(1), mac(2), bytes([number])))
+    wait_until(lambda: weir.settled(100), "all frames are in")
+    assert weir.drops() == {("port p1", "device_refused"): 100}
+    assert weir.port("p1")["tx_user"] == 0
 
 
 @BOTH
