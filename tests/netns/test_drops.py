@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Each drop of the runtime that a network can provoke: provoked, with its exact number. What the account says was sent has arrived."""
+import fcntl
+import os
+import pathlib
 import re
+import secrets
 import signal
+import struct
+import threading
 
 import pytest
-from lab import frame, mac, wait_until
+from lab import frame, mac, run, wait_until
 
 PATCH = '[[pipeline]]\nname = "main"\n[[pipeline.stage]]\nplugin = "patch"\npairs = [["p0", "p1"]]\n'
 SWITCH = '[[pipeline]]\nname = "main"\n[[pipeline.stage]]\nplugin = "l2_switch"\n'
@@ -222,3 +228,105 @@ def test_what_is_redirected_to_a_veth_whose_peer_lost_its_napi_is_counted(lab, e
     port = weir.conserved()["ports"][1]
     assert wires[1].hear(200 - lost) == sent[lost:] and wires[1].waiting() == []
     assert port["tx_kernel"] + port["tx_user"] == 240 - lost
+
+
+class UnreadTap:
+    """A tap device in weir's namespace, whose ring of `room` frames nobody reads before the test does."""
+
+    def __init__(self, lab, name, room):
+        def open_tap():
+            made = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            fcntl.ioctl(made, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x1002))  # TUNSETIFF, IFF_TAP | IFF_NO_PI
+            return made
+
+        self.descriptor = lab.switch.inside(open_tap)
+        lab.switch.run("sysctl", "-qw", f"net.ipv6.conf.{name}.disable_ipv6=1")
+        lab.switch.run("ip", "link", "set", name, "txqueuelen", room, "up")
+
+    def read(self):
+        frames = []
+        while True:
+            try:
+                frames.append(os.read(self.descriptor, 2048))
+            except BlockingIOError:
+                return frames
+
+    def close(self):
+        os.close(self.descriptor)
+
+
+@EGRESS
+def test_what_a_device_with_a_full_ring_refuses_is_counted(lab, egress):
+    wires = lab.wires()
+    tap = UnreadTap(lab, "t1", 100)
+    weir = lab.weir(lab.ports(2, egress=egress).replace('device = "p1"', 'device = "t1"') + PATCH)
+    sent = numbered(170)
+    send(lab, wires, 0, sent)
+    wait_until(lambda: weir.settled(170), "all are through")
+    assert tap.read() == sent[:100]
+    more = numbered(30, source=3)
+    send(lab, wires, 0, more)
+    wait_until(lambda: weir.settled(200), "all are through")
+    assert tap.read() == more
+    accounted(weir, wires[:1], {("p1", "device_refused"): 70}, [[]])
+    assert weir.port("p1")["tx_kernel"] == 130
+    weir.stop()
+    tap.close()
+
+
+def at_the_expense_of(thread, act):
+    """Calls a function while a kernel thread cannot run: on that thread's own CPU, at a real-time priority."""
+    cpu = min(os.sched_getaffinity(0))
+    os.sched_setaffinity(thread, {cpu})
+    errors = []
+
+    def work():
+        try:
+            os.sched_setaffinity(0, {cpu})
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+            act()
+        except BaseException as error:  # handed to the caller below
+            errors.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    worker.join()
+    if errors:
+        raise errors[0]
+
+
+def read_if_there(file):
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
+
+
+@EGRESS
+def test_what_a_veth_whose_peer_does_not_keep_up_refuses_is_counted(lab, egress):
+    wires = lab.wires()
+    host, name = lab.hosts[1], f"e{secrets.token_hex(2)}"
+    host.run("ip", "link", "set", "eth0", "name", name)  # by which its thread is known
+    run("ip", "netns", "exec", host.name, "sh", "-c", f"echo 1 > /sys/class/net/{name}/threaded")
+    napi = [int(each.parent.name) for each in pathlib.Path("/proc").glob("[0-9]*/comm") if name in read_if_there(each)]
+    assert len(napi) == 1
+    weir = lab.weir(lab.ports(2, egress=egress) + PATCH)
+    sent = numbered(400)
+    at_the_expense_of(napi[0], lambda: [wires[0].send(raw) for raw in sent])
+    accounted(weir, wires, {("p1", "device_refused"): 400 - 256}, [[], sent[:256]])  # 256: VETH_RING_SIZE
+    assert weir.port("p1")["tx_kernel"] == 256
+
+
+@EGRESS
+def test_a_flood_to_a_veth_whose_peer_is_down_is_counted_there(lab3, egress):
+    wires, weir = starts(lab3, lab3.ports(3, egress=egress) + SWITCH)
+    learned, lost = numbered(1, destination=BROADCAST), numbered(40, destination=BROADCAST, source=1)
+    send(lab3, wires, 0, learned)
+    assert wires[1].hear(1) == wires[2].hear(1) == learned
+    lab3.hosts[2].run("ip", "link", "set", "eth0", "down")
+    send(lab3, wires, 0, lost)
+    wait_until(lambda: weir.settled(41), "all are through")
+    now = weir.conserved()
+    assert weir.drops() == {("port p2", "peer_no_napi"): 40}
+    assert wires[1].hear(40) == lost
+    assert [(port["tx_kernel"], port["tx_user"]) for port in now["ports"]] == [(0, 0), (40, 1), (0, 1)]
