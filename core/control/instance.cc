@@ -296,20 +296,20 @@ void Instance::tick() {
   ::clock_gettime(CLOCK_MONOTONIC, &now);
   for (const auto& pipeline : path_->pipelines)
     for (const StageEntry& stage : pipeline->stages) stage.stage->tick(static_cast<u32>(now.tv_sec));
-  watch_devices();
+  watch(true);
 }
 
 // A device that goes down, away, or changes its MTU changes the groups that it is in; a veth whose peer got NAPI gets its entry.
-void Instance::watch_devices() {
+void Instance::watch(bool peers) {
   bool changed = false;
-  for (KernelPort& port : kernel_ports_) changed |= look_again(port);
+  for (KernelPort& port : kernel_ports_) changed |= look_again(port, peers);
   if (!changed) return;
   for (u16 slot = 0; slot < path_->groups.size(); ++slot)
     if (Result<> set = kernel_->set_group(GroupSlot{slot}, path_->groups[slot], kernel_ports_); !set)
       warn(fmt::format("group {}: {}; it stays as it was", topology_->groups()[slot].name, set.error().what));
 }
 
-bool Instance::look_again(KernelPort& port) {
+bool Instance::look_again(KernelPort& port, bool peers) {
   const Result<Netdev> netdev = look_at(port.device);
   if (!netdev && netdev.error().failure != Failure::missing) return false;  // nobody knows; the next second tells
   const bool there = netdev && netdev->ifindex == port.ifindex;
@@ -321,11 +321,8 @@ bool Instance::look_again(KernelPort& port) {
     warnings = {fmt::format("port {}: device {} is gone; nothing is received or sent until weir is started again", port.name, port.device)};
     return changed;
   }
-  // What a peer does is looked up only while it gives cause to.
-  const account kernel = path_->accounts.kernel(port.block);
-  const u64 lost =
-      kernel.drop[WEIR_DROP_PEER_NO_NAPI] + kernel.drop[WEIR_DROP_REDIRECT_FAILED];  // the one before Linux 6.3, the other since
-  if (std::exchange(port.lost_to_peer, lost) == lost && !changed && warnings.empty()) return false;
+  // Nothing tells when a veth's peer in another namespace loses its NAPI, or changes its checksums.
+  if (!changed && !(peers && netdev->driver == "veth")) return false;
   const VethPeer peer = veth_peer(*netdev);
   warnings = warnings_of(topology_->config().ports[port.slot.value], *netdev, peer);
   const bool redirectable = peer.state != VethPeer::State::missing;

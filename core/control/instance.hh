@@ -37,7 +37,7 @@ class Instance {
   // Once a second.
   void tick();
   // When devices changed, or may have.
-  void watch_devices();
+  void watch_devices() { watch(false); }
   // The answer to a question of the control socket.
   Result<nlohmann::json> answer(const nlohmann::json& question);
   // What holds now, each with its remedy.
@@ -58,7 +58,8 @@ class Instance {
   Result<> make_kernel_port(const Device& device);
   void make_plain_egress(u16 slot, EgressChain& chain);
   void count_process_died();
-  bool look_again(KernelPort& port);
+  void watch(bool peers);
+  bool look_again(KernelPort& port, bool peers);
   void warn(std::string text);
   [[nodiscard]] bool in_kernel(const Topology::StagePlan& stage) const;
   [[nodiscard]] std::pair<u32, u32> way_to(const Topology::StagePlan* stage) const;  // enum weir_go and its argument

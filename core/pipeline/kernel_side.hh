@@ -66,7 +66,6 @@ struct KernelPort {
   Mode mode = Mode::automatic;  // settled by attach(): native or generic
   u32 longest = 0;              // bytes of a frame that the device takes; 0: it is down
   bool redirectable = true;     // false: a redirect to it would be lost, so that only user space sends there
-  u64 lost_to_peer = 0;         // frames that would not go to it, when its peer was looked at
   bool takes_redirects = true;  // found out by attach(): false for one in generic mode beside native ones
   u32 queues = 1;
   u32 block = 0;
