@@ -145,13 +145,13 @@ static __always_inline int end_with_punt(struct stage_frame *frame, __u32 stage,
 	return end_with(frame, WEIR_PUNT, XDP_REDIRECT);
 }
 
-/* The block of a port in the accounts is its slot. */
+/* The block of a port in the accounts is its slot, and a row has a block for each slot: the verifier of 6.1 wants a constant limit. */
 static __always_inline void count_queued(const struct stage_frame *frame, __u64 port)
 {
-	/* Else the compiler compares one copy of it, in 32 bits, and computes with the other, which the verifier of 6.1 refuses. */
+	/* Else the compiler may compare one copy of it and compute with the other. */
 	asm volatile("" : "+r"(port));
 	/* Of no port at all: the verifier knows it, and leaves the rest out. */
-	if (frame->queued && port < WEIR_MAX_PORTS && port < frame->blocks && frame->queued >> port & 1)
+	if (frame->queued && port < WEIR_MAX_PORTS && frame->queued >> port & 1)
 		frame->row[port].counter[WEIR_PORT_QUEUED]++;
 }
 

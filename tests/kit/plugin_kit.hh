@@ -141,7 +141,7 @@ class KernelHalf {
   [[nodiscard]] std::span<account> table() const noexcept {
     return {reinterpret_cast<account*>(accounts_memory_.data()), possible_cpus() * blocks()};
   }
-  [[nodiscard]] u32 blocks() const noexcept { return static_cast<u32>(context_.names().size()) + 1; }
+  [[nodiscard]] u32 blocks() const noexcept { return WEIR_MAX_PORTS + 1; }
   [[nodiscard]] u32 block() const noexcept { return blocks() - 1; }  // of the stage, behind the ports
 
   const Plugin& plugin_;
