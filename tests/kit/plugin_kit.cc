@@ -175,7 +175,7 @@ Result<> KernelHalf::load() {
   TRY_VOID(sockets_.set(0, &fd));
   TRY_VOID(object_.constants(
       ".rodata.weir",
-      stage_link{.stage = 0, .block = block(), .blocks = blocks(), .go = WEIR_GO_STACK, .next = 0, .unused = 0, .queued = ~u64{0}}));
+      stage_link{.stage = 0, .block = block(), .blocks = blocks(), .go = WEIR_GO_STACK, .next = 0, .unused = 0, .queued = 0}));
   return object_.load(object_.first_program());
 }
 
