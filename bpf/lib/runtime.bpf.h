@@ -107,8 +107,9 @@ static __always_inline int end_with(struct stage_frame *frame, enum weir_verdict
 	return action;
 }
 
-static __always_inline int end_with_drop(struct stage_frame *frame, __u32 reason)
+static __always_inline int end_with_drop(struct stage_frame *frame, __u64 reason)
 {
+	asm volatile("" : "+r"(reason)); /* see count_queued() */
 	if (reason >= WEIR_DROPS)
 		reason = WEIR_DROP_UNNAMED;
 	/* The stage's reasons are its own: counted in its block. What the runtime drops is counted at the port. */

@@ -30,8 +30,9 @@ static __always_inline void *stage_header(const struct stage_frame *frame, __u32
 }
 
 /* One of the plugin's own counters, in the order in which it declares them. */
-static __always_inline void stage_count(struct stage_frame *frame, __u32 counter)
+static __always_inline void stage_count(struct stage_frame *frame, __u64 counter)
 {
+	asm volatile("" : "+r"(counter)); /* else it compares one copy and computes with another, which 6.1 refuses */
 	if (counter < WEIR_COUNTERS)
 		frame->stage->counter[counter]++;
 }
