@@ -194,7 +194,7 @@ std::string show_rates(const json& before, const json& now) {
     drops.add({drop["where"], drop["reason"], rate(then != before["drops"].end() ? *then : json::object(), drop, "frames"),
                number(drop, "frames")});
   }
-  std::string text = ports.text();
+  std::string text = ports.text() + extras(now);
   if (!egress.empty()) text += "\n" + egress.text();
   if (!drops.empty()) text += "\n" + drops.text();
   for (const json& warning : now["warnings"]) text += fmt::format("\nwarning: {}", warning.get<std::string>());

@@ -23,10 +23,8 @@ struct ingress_link {
 struct stage_link {
 	__u32 stage;	/* its number in the instance: slot of the program array, and what a punted frame's metadata says */
 	__u32 block;
-	__u32 blocks;	/* in a row of the accounts */
 	__u32 go;
 	__u32 next;
-	__u32 unused;
 	/* Bit by slot: the port has no egress program that would count what leaves by it, so that WEIR_PORT_QUEUED is counted. The tracepoint of
 	 * what was sent cannot count it: Linux 6.18 leaves its program out for some events while another program is attached to it or
 	 * detached [ran]. */
@@ -41,7 +39,6 @@ struct egress_link {
 /* Tracepoints see the devices of every network namespace, and ifindexes repeat. */
 struct trace_link {
 	__u32 netns;	/* inode of the instance's own */
-	__u32 blocks;
 };
 
 #define WEIR_NEAR_DEVICES 4096	/* ifindexes that are looked up in an array */

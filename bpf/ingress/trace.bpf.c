@@ -56,7 +56,7 @@ static __always_inline struct account *account_of(__u32 block)
 	__u32 cpu = bpf_get_smp_processor_id();
 	struct account *row = bpf_map_lookup_elem(&accounts, &cpu);
 
-	return row && block < trace_link.blocks ? row + block : 0;
+	return row && block < WEIR_MAX_PORTS ? row + block : 0;
 }
 
 static __always_inline struct account *account_of_device(const struct net_device *dev)

@@ -76,7 +76,6 @@ struct stage_frame {
 	struct account *row;	/* of this CPU */
 	struct account *port;	/* of the port that the frame came in by */
 	struct account *stage;	/* that decides; null in the ingress program, and once a stage has let the frame go on */
-	__u64 blocks;		/* in a row; 64 bits as what it is compared with, since verifiers forget the halves of a number */
 	__u64 queued;		/* of a stage, as its link says */
 };
 
@@ -109,7 +108,8 @@ static __always_inline int end_with(struct stage_frame *frame, enum weir_verdict
 
 static __always_inline int end_with_drop(struct stage_frame *frame, __u64 reason)
 {
-	asm volatile("" : "+r"(reason)); /* see count_queued() */
+	/* Else the compiler compares one copy of a computed index, in 32 bits, and computes with the other, which the verifier of 6.1 refuses. */
+	asm volatile("" : "+r"(reason));
 	if (reason >= WEIR_DROPS)
 		reason = WEIR_DROP_UNNAMED;
 	/* The stage's reasons are its own: counted in its block. What the runtime drops is counted at the port. */
@@ -146,11 +146,10 @@ static __always_inline int end_with_punt(struct stage_frame *frame, __u32 stage,
 	return end_with(frame, WEIR_PUNT, XDP_REDIRECT);
 }
 
-/* The block of a port in the accounts is its slot, and a row has a block for each slot: the verifier of 6.1 wants a constant limit. */
+/* The block of a port in the accounts is its slot, and a row has a block for every slot. */
 static __always_inline void count_queued(const struct stage_frame *frame, __u64 port)
 {
-	/* Else the compiler may compare one copy of it and compute with the other. */
-	asm volatile("" : "+r"(port));
+	asm volatile("" : "+r"(port)); /* see end_with_drop() */
 	/* Of no port at all: the verifier knows it, and leaves the rest out. */
 	if (frame->queued && port < WEIR_MAX_PORTS && frame->queued >> port & 1)
 		frame->row[port].counter[WEIR_PORT_QUEUED]++;

@@ -32,7 +32,7 @@ static __always_inline void *stage_header(const struct stage_frame *frame, __u32
 /* One of the plugin's own counters, in the order in which it declares them. */
 static __always_inline void stage_count(struct stage_frame *frame, __u64 counter)
 {
-	asm volatile("" : "+r"(counter)); /* else it compares one copy and computes with another, which 6.1 refuses */
+	asm volatile("" : "+r"(counter)); /* see end_with_drop() */
 	if (counter < WEIR_COUNTERS)
 		frame->stage->counter[counter]++;
 }
@@ -41,7 +41,7 @@ const volatile struct stage_link stage_link SEC(".rodata.weir");
 
 static __always_inline struct stage_frame stage_frame_of(struct xdp_md *ctx)
 {
-	struct stage_frame frame = { .ctx = ctx, .blocks = stage_link.blocks, .queued = stage_link.queued };
+	struct stage_frame frame = { .ctx = ctx, .queued = stage_link.queued };
 
 	return frame;
 }
@@ -49,7 +49,8 @@ static __always_inline struct stage_frame stage_frame_of(struct xdp_md *ctx)
 /* What the program before has noted of the frame. */
 static __always_inline int stage_open(struct stage_frame *frame)
 {
-	__u32 zero = 0, port;
+	__u32 zero = 0;
+	__u64 port;
 
 	frame->scratch = bpf_map_lookup_elem(&scratch, &zero);
 	if (!frame->scratch)
@@ -57,7 +58,7 @@ static __always_inline int stage_open(struct stage_frame *frame)
 	frame->row = accounts_row();
 	port = frame->scratch->port;
 	asm volatile("" : "+r"(port)); /* read once: the verifier trusts what it has seen compared */
-	if (!frame->row || port >= stage_link.blocks)
+	if (!frame->row || port >= WEIR_MAX_PORTS)
 		return 0;
 	frame->port = frame->row + port;
 	frame->stage = frame->row + stage_link.block;

@@ -32,6 +32,7 @@ Key Key::string(std::string name, std::vector<std::string> choices) {
 }
 
 Key Key::mac(std::string name) { return made(std::move(name), Type::mac); }
+
 Key Key::station(std::string name) {
   Key key = mac(std::move(name));
   key.of_station = true;

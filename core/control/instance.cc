@@ -306,7 +306,7 @@ void Instance::watch(bool peers) {
   if (!changed) return;
   for (u16 slot = 0; slot < path_->groups.size(); ++slot)
     if (Result<> set = kernel_->set_group(GroupSlot{slot}, path_->groups[slot], kernel_ports_); !set)
-      warn(fmt::format("group {}: {}; it stays as it was", topology_->groups()[slot].name, set.error().what));
+      warn(fmt::format("group {}: {}; its floods go as before or through user space", topology_->groups()[slot].name, set.error().what));
 }
 
 bool Instance::look_again(KernelPort& port, bool peers) {

@@ -165,7 +165,7 @@ Result<StageMemory*> KernelSide::open_stage(const KernelStage& stage) {
 
 Result<> KernelSide::load_stage(const KernelStage& stage) {
   StageHalf& half = halves_.at(stage.number);
-  half.link = {stage.number, stage.block, shape_.blocks, stage.go, stage.next, 0, shape_.queued};
+  half.link = {stage.number, stage.block, stage.go, stage.next, shape_.queued};
   const std::string name = half.object->first_program();
   TRY_VOID(share(*half.object));
   TRY_VOID(half.object->constants(".rodata.weir", half.link));
@@ -390,7 +390,7 @@ Result<> KernelSide::trace() {
     if (trace_links_.size() == tracing.size()) return {};
     trace_links_.clear();
   }
-  const trace_link link{shape_.netns, shape_.blocks};
+  const trace_link link{shape_.netns};
   trace_.emplace(TRY(BpfObject::open("tracepoints", elf_of<::trace>())));
   TRY_VOID(share(*trace_));
   TRY_VOID(trace_->constants(".rodata.weir", link));

@@ -13,7 +13,7 @@ WEIR = pathlib.Path("/weir")
 REPORTS = pathlib.Path("/tmp/reports")
 # In this order: bridge needs the two before it.
 MODULES = ["veth", "tun", "llc", "stp", "bridge"]
-FILE_SYSTEMS = [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp"), ("tmpfs", "/run"), ("bpf", "/sys/fs/bpf")]
+FILE_SYSTEMS = [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/run"), ("bpf", "/sys/fs/bpf")]
 RB_POWER_OFF = 0x4321FEDC
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -30,7 +30,7 @@ def set_up():
     for name in MODULES:
         image = pathlib.Path("/modules", os.uname().release, f"{name}.ko").read_bytes()
         must(LIBC.init_module(image, ctypes.c_ulong(len(image)), b""), f"load {name}")
-    REPORTS.mkdir()
+    REPORTS.mkdir(parents=True)
 
 
 def run(*words):
