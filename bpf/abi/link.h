@@ -31,6 +31,12 @@ struct stage_link {
 	__u64 queued;
 };
 
+/* Of a program that frames are shown to on their way in. */
+struct program_link {
+	struct stage_link stage;	/* of no meaning in the program of a port whose first stage is not in the kernel, */
+	struct ingress_link port;	/* and this in a program that no port is attached to */
+};
+
 struct egress_link {
 	__u32 block;
 	__u32 next;	/* slot of the program array "chain"; WEIR_NO_NEXT: transmit */

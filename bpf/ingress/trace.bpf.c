@@ -51,11 +51,12 @@ struct {
 
 const volatile struct trace_link trace_link SEC(".rodata.weir");
 
-static __always_inline struct account *account_of(__u32 block)
+static __always_inline struct account *account_of(__u64 block)
 {
 	__u32 cpu = bpf_get_smp_processor_id();
 	struct account *row = bpf_map_lookup_elem(&accounts, &cpu);
 
+	asm volatile("" : "+r"(block)); /* see end_with_drop() in bpf/lib/runtime.bpf.h */
 	return row && block < WEIR_MAX_PORTS ? row + block : 0;
 }
 

@@ -52,26 +52,21 @@ static __always_inline void *egress_header(struct egress_frame *frame, __u32 off
 
 static __always_inline __u32 egress_length(struct egress_frame *frame) { return frame->ctx->data_end - frame->ctx->data; }
 
-static __always_inline struct account *egress_account(void)
-{
-	__u32 cpu = bpf_get_smp_processor_id();
-	struct account *row = bpf_map_lookup_elem(&accounts, &cpu);
-
-	return row ? row + egress_link.block : 0;
-}
 
 /* Count the verdict; the shell's action for it. The tail call's slot is a constant at load. */
 static __always_inline int egress_close(struct xdp_md *ctx, struct account *account, __u32 verdict)
 {
+	__u32 next = egress_link.next;
+
 	if (verdict != EGRESS_TRANSMIT) {
 		account->verdict[WEIR_DROP]++;
 		account->drop[verdict < WEIR_DROPS - WEIR_DROP_OWN ? WEIR_DROP_OWN + verdict - 1 : WEIR_DROP_UNNAMED]++;
 		return XDP_DROP;
 	}
 	account->verdict[WEIR_NEXT]++;
-	if (egress_link.next == WEIR_NO_NEXT)
+	if (next == WEIR_NO_NEXT)
 		return XDP_PASS; /* on a device entry: transmit */
-	bpf_tail_call(ctx, &chain, egress_link.next);
+	bpf_tail_call(ctx, &chain, next);
 	return XDP_ABORTED; /* half a chain is never transmitted; shows as xdp_exception */
 }
 
@@ -94,12 +89,13 @@ static __always_inline int egress_close(struct xdp_md *ctx, struct account *acco
 	static __always_inline int name##_run(struct xdp_md *ctx)                                                  \
 	{                                                                                                          \
 		struct egress_frame frame = { .ctx = ctx };                                                        \
-		struct account *account = egress_account();                                                        \
 		__u32 row = bpf_get_smp_processor_id();                                                            \
+		struct account *account = bpf_map_lookup_elem(&accounts, &row);                                    \
 		state_type *st = bpf_map_lookup_elem(&state, &row);                                                \
                                                                                                                    \
 		if (!account || !st)                                                                               \
 			return XDP_ABORTED;                                                                        \
+		account += egress_link.block;                                                                      \
 		return egress_close(ctx, account, name##_body(&frame, (const config_type *)&egress_config, st));   \
 	}                                                                                                          \
 	SEC("xdp/devmap") int name(struct xdp_md *ctx) { return name##_run(ctx); }                                  \

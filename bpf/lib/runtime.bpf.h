@@ -8,8 +8,8 @@
 #include "bpf/abi/account.h"
 #include "bpf/abi/link.h"
 
-/* Of the port that a program is attached to; of no meaning in the programs behind it. */
-const volatile struct ingress_link ingress_link SEC(".rodata.port");
+/* One section, since each is a page of its own for the CPU to look up. */
+const volatile struct program_link program_link SEC(".rodata.weir");
 
 /* Sizes here are placeholders: the loader gives every program the instance's own maps of these names. */
 struct {
@@ -71,7 +71,7 @@ struct {
 
 struct stage_frame {
 	struct xdp_md *ctx;
-	int attached;		/* the program is the port's own: what it is to know of the port is in ingress_link, */
+	int attached;		/* the program is the port's own: what it is to know of the port is in program_link, */
 	struct scratch *scratch;	/* and in the programs behind it here */
 	struct account *row;	/* of this CPU */
 	struct account *port;	/* of the port that the frame came in by */
@@ -96,7 +96,7 @@ static __always_inline struct account *accounts_row(void)
 }
 
 /* `attached` is a constant to the compiler, so each program has one of the two. */
-static __always_inline __u32 frame_port(const struct stage_frame *frame) { return frame->attached ? ingress_link.port : frame->scratch->port; }
+static __always_inline __u32 frame_port(const struct stage_frame *frame) { return frame->attached ? program_link.port.port : frame->scratch->port; }
 
 static __always_inline int end_with(struct stage_frame *frame, enum weir_verdict verdict, int action)
 {
@@ -124,8 +124,8 @@ static __always_inline int end_with_punt(struct stage_frame *frame, __u32 stage,
 {
 	struct xdp_md *ctx = frame->ctx;
 	__u32 queue = ctx->rx_queue_index;
-	__u32 queues = frame->attached ? ingress_link.queues : frame->scratch->queues;
-	__u32 sockets_at = frame->attached ? ingress_link.sockets : frame->scratch->sockets;
+	__u32 queues = frame->attached ? program_link.port.queues : frame->scratch->queues;
+	__u32 sockets_at = frame->attached ? program_link.port.sockets : frame->scratch->sockets;
 
 	if (queue >= queues)
 		return end_with_drop(frame, WEIR_DROP_NO_SOCKET);
@@ -208,9 +208,9 @@ static __always_inline int go_on(struct stage_frame *frame, __u32 go, __u32 next
 		struct scratch *cpu = bpf_map_lookup_elem(&scratch, &zero);
 
 		if (cpu) {
-			cpu->port = ingress_link.port;
-			cpu->sockets = ingress_link.sockets;
-			cpu->queues = ingress_link.queues;
+			cpu->port = program_link.port.port;
+			cpu->sockets = program_link.port.sockets;
+			cpu->queues = program_link.port.queues;
 		}
 	}
 	bpf_tail_call(frame->ctx, &stages, next);

@@ -37,11 +37,9 @@ static __always_inline void stage_count(struct stage_frame *frame, __u64 counter
 		frame->stage->counter[counter]++;
 }
 
-const volatile struct stage_link stage_link SEC(".rodata.weir");
-
 static __always_inline struct stage_frame stage_frame_of(struct xdp_md *ctx)
 {
-	struct stage_frame frame = { .ctx = ctx, .queued = stage_link.queued };
+	struct stage_frame frame = { .ctx = ctx, .queued = program_link.stage.queued };
 
 	return frame;
 }
@@ -61,7 +59,7 @@ static __always_inline int stage_open(struct stage_frame *frame)
 	if (!frame->row || port >= WEIR_MAX_PORTS)
 		return 0;
 	frame->port = frame->row + port;
-	frame->stage = frame->row + stage_link.block;
+	frame->stage = frame->row + program_link.stage.block;
 	return 1;
 }
 
@@ -73,13 +71,13 @@ static __always_inline int stage_close(struct stage_frame *frame, stage_verdict 
 	case WEIR_NEXT:
 		frame->stage->verdict[WEIR_NEXT]++;
 		frame->stage = 0;
-		return go_on(frame, stage_link.go, stage_link.next);
+		return go_on(frame, program_link.stage.go, program_link.stage.next);
 	case WEIR_REDIRECT:
-		return end_with_redirect(frame, stage_link.stage, argument);
+		return end_with_redirect(frame, program_link.stage.stage, argument);
 	case WEIR_FLOOD:
-		return end_with_flood(frame, stage_link.stage, argument);
+		return end_with_flood(frame, program_link.stage.stage, argument);
 	case WEIR_PUNT:
-		return end_with_punt(frame, stage_link.stage, argument);
+		return end_with_punt(frame, program_link.stage.stage, argument);
 	case WEIR_TO_STACK:
 		return end_with(frame, WEIR_TO_STACK, XDP_PASS);
 	default:
@@ -106,7 +104,7 @@ static __always_inline int stage_close(struct stage_frame *frame, stage_verdict 
                                                                                         \
 		if (action != INGRESS_GO_ON)                                            \
 			return action;                                                  \
-		frame.stage = frame.row + stage_link.block;                             \
+		frame.stage = frame.row + program_link.stage.block;                             \
 		return stage_close(&frame, name##_body(&frame));                        \
 	}                                                                               \
 	char weir_licence[] SEC("license") = "Dual BSD/GPL";                            \

@@ -168,7 +168,7 @@ Result<> KernelSide::load_stage(const KernelStage& stage) {
   half.link = {stage.number, stage.block, stage.go, stage.next, shape_.queued};
   const std::string name = half.object->first_program();
   TRY_VOID(share(*half.object));
-  TRY_VOID(half.object->constants(".rodata.weir", half.link));
+  TRY_VOID(half.object->constants(".rodata.weir", program_link{half.link, {}}));
   TRY_VOID(half.object->load(name));
   const int program = half.object->program_fd(name);
   return stages_.set(stage.number, &program);
@@ -277,9 +277,8 @@ Result<KernelSide::Ingress> KernelSide::make_ingress(const KernelPort& port, boo
   if (fused) TRY_VOID(object.use_maps_of(*first->second.object));
   else TRY_VOID(share(object));
   const std::string name = fused ? object.first_program() + "_entry" : "ingress";
-  if (fused) TRY_VOID(object.constants(".rodata.weir", first->second.link));
-  TRY_VOID(object.constants(".rodata.port",
-                            ingress_link{native ? 0 : mark_, port.slot.value, first_socket(port), port.queues, port.go, port.next, 0}));
+  const ingress_link link{native ? 0 : mark_, port.slot.value, first_socket(port), port.queues, port.go, port.next, 0};
+  TRY_VOID(object.constants(".rodata.weir", program_link{fused ? first->second.link : stage_link{}, link}));
   TRY_VOID(object.load(name));
   const int program = object.program_fd(name);
   return Ingress{std::move(object), program, {}, {}, link_pin(port), false};

@@ -99,8 +99,8 @@ def test_a_flood_reaches_those_whose_mtu_allows_it(make_lab, flags, egress):
 @pytest.mark.parametrize("length", [3408, 3409, 3500])
 def test_a_frame_too_long_for_the_way_from_user_space_to_the_host_stack_is_dropped(make_lab, length):
     lab = make_lab(2, mtu=3490)
-    stack = lab.switch.tap("p0")
-    wires, weir = starts(lab, "[frames]\nsize = 4096\n" + lab.ports(2) + SWITCH, "--user-only")
+    wires, stack = lab.wires(), lab.switch.tap("p0")
+    weir = lab.weir("[frames]\nsize = 4096\n" + lab.ports(2) + SWITCH, "--user-only")
     sent = [of_length(length, number, destination=OF_THE_HOST) for number in range(20)]
     send(lab, wires, 0, sent)
     now = accounted(weir, wires, {("p0", "stack_failed"): 20} if length > 3408 else {}, [[], []])
