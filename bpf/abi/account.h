@@ -45,9 +45,10 @@ enum weir_drop {
 };
 
 #define WEIR_COUNTERS 16
+#define WEIR_CACHE_LINE 64
 
 /* Raised when a counter changes its place or its meaning: a run adopts only counters that it understands. */
-#define WEIR_ACCOUNT_VERSION 3
+#define WEIR_ACCOUNT_VERSION 4
 
 enum weir_port_counter {
 	WEIR_PORT_COPIES,	/* frames that floods made beyond the one that came in */
@@ -55,12 +56,14 @@ enum weir_port_counter {
 	WEIR_PORT_QUEUED,	/* kernel rows: frames that were redirected or flooded to this port, see struct stage_link */
 };
 
+/* What every frame counts is one cache line, the last of the block: the lines at the start of a page compete with what drivers and the
+ * kernel keep there of each frame. */
 struct account {
-	__u64 frames;			/* port: received */
-	__u64 bytes;			/* the same frames */
-	__u64 tx;			/* port, user rows: handed to the device; of the kernel's, core/control/report.cc tells the number */
-	__u64 tx_bytes;			/* the same frames */
-	__u64 verdict[WEIR_VERDICTS];	/* port: what became of its frames; stage: what it decided; egress: next and drop */
 	__u64 drop[WEIR_DROPS];
 	__u64 counter[WEIR_COUNTERS];	/* stage: the plugin's own, named by it; port: enum weir_port_counter */
-};
+	__u64 tx;			/* port, user rows: handed to the device; of the kernel's, core/control/report.cc tells the number */
+	__u64 tx_bytes;			/* the same frames */
+	__u64 frames;			/* port: received */
+	__u64 bytes;			/* the same frames */
+	__u64 verdict[WEIR_VERDICTS];	/* port: what became of its frames; stage: what it decided; egress: next and drop */
+} __attribute__((aligned(WEIR_CACHE_LINE)));

@@ -75,15 +75,18 @@ static __always_inline int egress_close(struct xdp_md *ctx, struct account *acco
 #define EGRESS_KEYS(name, ...)
 
 /* `config` lies in a section of its own and `state` in an array: both memory-mapped, so that the host build uses the same ones.
- * State has a row for each CPU and, behind these, for each worker: a row has one writer. */
+ * State has a row for each CPU and, behind these, for each worker: a row has one writer, and cache lines of its own. */
 #define EGRESS(name, sentence, config_type, state_type)                                                            \
 	config_type egress_config SEC(".data.config");                                                             \
+	struct name##_row {                                                                                        \
+		state_type own;                                                                                    \
+	} __attribute__((aligned(WEIR_CACHE_LINE)));                                                               \
 	struct {                                                                                                   \
 		__uint(type, BPF_MAP_TYPE_ARRAY);                                                                  \
 		__uint(map_flags, BPF_F_MMAPABLE);                                                                 \
 		__uint(max_entries, 1);                                                                            \
 		__type(key, __u32);                                                                                \
-		__type(value, state_type);                                                                         \
+		__type(value, struct name##_row);                                                                  \
 	} state SEC(".maps");                                                                                      \
 	static __always_inline __u32 name##_body(struct egress_frame *frame, const config_type *config, state_type *st); \
 	static __always_inline int name##_run(struct xdp_md *ctx)                                                  \
@@ -91,12 +94,12 @@ static __always_inline int egress_close(struct xdp_md *ctx, struct account *acco
 		struct egress_frame frame = { .ctx = ctx };                                                        \
 		__u32 row = bpf_get_smp_processor_id();                                                            \
 		struct account *account = bpf_map_lookup_elem(&accounts, &row);                                    \
-		state_type *st = bpf_map_lookup_elem(&state, &row);                                                \
+		struct name##_row *st = bpf_map_lookup_elem(&state, &row);                                         \
                                                                                                                    \
 		if (!account || !st)                                                                               \
 			return XDP_ABORTED;                                                                        \
 		account += egress_link.block;                                                                      \
-		return egress_close(ctx, account, name##_body(&frame, (const config_type *)&egress_config, st));   \
+		return egress_close(ctx, account, name##_body(&frame, (const config_type *)&egress_config, &st->own)); \
 	}                                                                                                          \
 	SEC("xdp/devmap") int name(struct xdp_md *ctx) { return name##_run(ctx); }                                  \
 	SEC("xdp") int name##_test(struct xdp_md *ctx) { return name##_run(ctx); }                                  \

@@ -221,7 +221,7 @@ void Instance::make_plain_egress(u16 slot, EgressChain& chain) {
   const u32 rows = possible_cpus() + worker_count_;
   for (const EgressConfig& config : topology_->config().ports[slot].egress) {
     const egress_program& program = *registry_.egress_module(config.program)->host;
-    const std::size_t stride = (program.state_size + 7) / 8 * 8;
+    const std::size_t stride = egress_stride(program);
     std::vector<u8>& settings = plain_egress_.emplace_back(program.config_size);
     fill_egress_config(program, config.keys, Mac{}, settings.data());
     chain.append({&program, settings.data(), plain_egress_.emplace_back(stride * rows).data(), stride, block++});

@@ -10,6 +10,11 @@
 
 namespace weir {
 
+// Bytes from row to row of a program's state, as the BPF build has it: whole cache lines.
+[[nodiscard]] constexpr std::size_t egress_stride(const egress_program& program) noexcept {
+  return (program.state_size + WEIR_CACHE_LINE - 1u) / WEIR_CACHE_LINE * WEIR_CACHE_LINE;
+}
+
 class EgressChain {
  public:
   struct Step {

@@ -186,8 +186,8 @@ Result<> KernelSide::load_egress(const KernelPort& port, std::size_t place, cons
   // Not adopted: what an earlier run left still works by its own keys, until attach().
   if (made.object->has_map(".data.config")) settings = TRY(made.memory->fresh(".data.config", module.host->config_size, 1));
   if (settings != nullptr) fill_egress_config(*module.host, config.keys, port.mac, settings);
-  const std::size_t stride = (module.host->state_size + 7) / 8 * 8;
-  u8* state = TRY(made.memory->bytes("state", module.host->state_size, shape_.rows));
+  const std::size_t stride = egress_stride(*module.host);
+  u8* state = TRY(made.memory->bytes("state", stride, shape_.rows));
   TRY_VOID(made.object->use("accounts", accounts_.fd()));
   if (made.object->has_map("chain")) TRY_VOID(made.object->use("chain", chain_fd));
   const egress_link link{made.block, last ? WEIR_NO_NEXT : static_cast<u32>(place) + 1};

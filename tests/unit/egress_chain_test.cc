@@ -28,7 +28,7 @@ class Chain {
   static constexpr u32 worker = 1, other_worker = 2;
 
   void append(const egress_program& program, std::vector<u8> config) {
-    const std::size_t stride = (program.state_size + 7) / 8 * 8;
+    const std::size_t stride = egress_stride(program);
     const u32 place = static_cast<u32>(chain.steps().size());
     chain.append({&program, memory_.emplace_back(std::move(config)).data(), memory_.emplace_back(3 * stride).data(), stride, place});
   }

@@ -136,7 +136,7 @@ class KernelBuild final : public Build {
     const u32 rows = possible_cpus() + 1;
     accounts_ = TRY(BpfMap::create("accounts", {BPF_MAP_TYPE_ARRAY, 4, sizeof(account), rows, BPF_F_MMAPABLE}));
     account_ = Accounts(TRY(accounts_.map_memory()), possible_cpus(), rows, 1);
-    state_ = TRY(BpfMap::create("state", {BPF_MAP_TYPE_ARRAY, 4, program_.state_size, rows, BPF_F_MMAPABLE}));
+    state_ = TRY(BpfMap::create("state", {BPF_MAP_TYPE_ARRAY, 4, static_cast<u32>(egress_stride(program_)), rows, BPF_F_MMAPABLE}));
     state_memory_ = TRY(state_.map_memory());
     TRY_VOID(object_.use("accounts", accounts_.fd()));
     TRY_VOID(object_.use("state", state_.fd()));
