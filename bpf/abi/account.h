@@ -47,6 +47,11 @@ enum weir_drop {
 #define WEIR_COUNTERS 16
 #define WEIR_CACHE_LINE 64
 
+/* Drivers and the kernel keep what they note of a frame, and its first bytes, at the start of the frame's page. With a burst of frames on
+ * their way these lines of a page push one another out of the CPU's nearest cache, whosever page it is. So what is read or counted with
+ * each frame lies behind them in its own page. */
+#define WEIR_FRAME_NOTES 512
+
 /* Raised when a counter changes its place or its meaning: a run adopts only counters that it understands. */
 #define WEIR_ACCOUNT_VERSION 4
 
@@ -56,8 +61,7 @@ enum weir_port_counter {
 	WEIR_PORT_QUEUED,	/* kernel rows: frames that were redirected or flooded to this port, see struct stage_link */
 };
 
-/* What every frame counts is one cache line, the last of the block: the lines at the start of a page compete with what drivers and the
- * kernel keep there of each frame. */
+/* What every frame counts is one cache line, the last of the block: see WEIR_FRAME_NOTES. */
 struct account {
 	__u64 drop[WEIR_DROPS];
 	__u64 counter[WEIR_COUNTERS];	/* stage: the plugin's own, named by it; port: enum weir_port_counter */

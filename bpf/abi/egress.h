@@ -4,6 +4,8 @@
 
 #include <linux/types.h>
 
+#include "bpf/abi/account.h"
+
 /* The configuration or the state of a program that has none. */
 struct egress_none {
 	__u64 unused;
@@ -40,6 +42,9 @@ struct egress_program {
 	__u32 config_size;
 	__u32 state_size;
 };
+
+/* The first rows of a state have no writer: see WEIR_FRAME_NOTES. */
+#define EGRESS_FIRST_ROW (WEIR_FRAME_NOTES / WEIR_CACHE_LINE)
 
 /* The verdict of a body: transmit, or drop under one of the program's own reasons. */
 #define EGRESS_TRANSMIT 0u

@@ -4,6 +4,8 @@
 
 #include <linux/types.h>
 
+#include "bpf/abi/account.h"
+
 enum weir_go {
 	WEIR_GO_STAGE,	/* tail call slot `next` of the program array */
 	WEIR_GO_PUNT,	/* stage `next` has no kernel half: to its user half */
@@ -33,11 +35,13 @@ struct stage_link {
 
 /* Of a program that frames are shown to on their way in. */
 struct program_link {
+	__u8 unused[WEIR_FRAME_NOTES];
 	struct stage_link stage;	/* of no meaning in the program of a port whose first stage is not in the kernel, */
 	struct ingress_link port;	/* and this in a program that no port is attached to */
 };
 
 struct egress_link {
+	__u8 unused[WEIR_FRAME_NOTES];
 	__u32 block;
 	__u32 next;	/* slot of the program array "chain"; WEIR_NO_NEXT: transmit */
 };

@@ -75,7 +75,7 @@ static __always_inline int egress_close(struct xdp_md *ctx, struct account *acco
 #define EGRESS_KEYS(name, ...)
 
 /* `config` lies in a section of its own and `state` in an array: both memory-mapped, so that the host build uses the same ones.
- * State has a row for each CPU and, behind these, for each worker: a row has one writer, and cache lines of its own. */
+ * State has, behind EGRESS_FIRST_ROW, a row for each CPU and, behind these, for each worker: a row has one writer, and cache lines of its own. */
 #define EGRESS(name, sentence, config_type, state_type)                                                            \
 	config_type egress_config SEC(".data.config");                                                             \
 	struct name##_row {                                                                                        \
@@ -92,8 +92,8 @@ static __always_inline int egress_close(struct xdp_md *ctx, struct account *acco
 	static __always_inline int name##_run(struct xdp_md *ctx)                                                  \
 	{                                                                                                          \
 		struct egress_frame frame = { .ctx = ctx };                                                        \
-		__u32 row = bpf_get_smp_processor_id();                                                            \
-		struct account *account = bpf_map_lookup_elem(&accounts, &row);                                    \
+		__u32 cpu = bpf_get_smp_processor_id(), row = EGRESS_FIRST_ROW + cpu;                              \
+		struct account *account = bpf_map_lookup_elem(&accounts, &cpu);                                    \
 		struct name##_row *st = bpf_map_lookup_elem(&state, &row);                                         \
                                                                                                                    \
 		if (!account || !st)                                                                               \

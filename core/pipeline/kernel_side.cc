@@ -168,7 +168,7 @@ Result<> KernelSide::load_stage(const KernelStage& stage) {
   half.link = {stage.number, stage.block, stage.go, stage.next, shape_.queued};
   const std::string name = half.object->first_program();
   TRY_VOID(share(*half.object));
-  TRY_VOID(half.object->constants(".rodata.weir", program_link{half.link, {}}));
+  TRY_VOID(half.object->constants(".rodata.weir", program_link{{}, half.link, {}}));
   TRY_VOID(half.object->load(name));
   const int program = half.object->program_fd(name);
   return stages_.set(stage.number, &program);
@@ -187,10 +187,10 @@ Result<> KernelSide::load_egress(const KernelPort& port, std::size_t place, cons
   if (made.object->has_map(".data.config")) settings = TRY(made.memory->fresh(".data.config", module.host->config_size, 1));
   if (settings != nullptr) fill_egress_config(*module.host, config.keys, port.mac, settings);
   const std::size_t stride = egress_stride(*module.host);
-  u8* state = TRY(made.memory->bytes("state", stride, shape_.rows));
+  u8* state = TRY(made.memory->bytes("state", stride, EGRESS_FIRST_ROW + shape_.rows)) + EGRESS_FIRST_ROW * stride;
   TRY_VOID(made.object->use("accounts", accounts_.fd()));
   if (made.object->has_map("chain")) TRY_VOID(made.object->use("chain", chain_fd));
-  const egress_link link{made.block, last ? WEIR_NO_NEXT : static_cast<u32>(place) + 1};
+  const egress_link link{{}, made.block, last ? WEIR_NO_NEXT : static_cast<u32>(place) + 1};
   TRY_VOID(made.object->constants(".rodata.weir", link));
   TRY_VOID(made.object->load(config.program));
   const int program = made.object->program_fd(config.program);
@@ -278,7 +278,7 @@ Result<KernelSide::Ingress> KernelSide::make_ingress(const KernelPort& port, boo
   else TRY_VOID(share(object));
   const std::string name = fused ? object.first_program() + "_entry" : "ingress";
   const ingress_link link{native ? 0 : mark_, port.slot.value, first_socket(port), port.queues, port.go, port.next, 0};
-  TRY_VOID(object.constants(".rodata.weir", program_link{fused ? first->second.link : stage_link{}, link}));
+  TRY_VOID(object.constants(".rodata.weir", program_link{{}, fused ? first->second.link : stage_link{}, link}));
   TRY_VOID(object.load(name));
   const int program = object.program_fd(name);
   return Ingress{std::move(object), program, {}, {}, link_pin(port), false};

@@ -110,7 +110,8 @@ class KernelBuild final : public Build {
   [[nodiscard]] std::vector<u64> state() const override {
     std::vector<u64> sum(program_.state_size / 8);
     for (u32 row = 0; row <= possible_cpus(); ++row)
-      for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += reinterpret_cast<const u64*>(state_memory_.data() + row * state_.stride())[i];
+      for (std::size_t i = 0; i < sum.size(); ++i)
+        sum[i] += reinterpret_cast<const u64*>(state_memory_.data() + (EGRESS_FIRST_ROW + row) * state_.stride())[i];
     return sum;
   }
   // The frame through a chain of the host build over the same memory, as the instance hands it out.
@@ -120,7 +121,7 @@ class KernelBuild final : public Build {
     std::ranges::copy(bytes, pool->base());
     Frame frame{.data = pool->base(), .length = static_cast<u32>(bytes.size())};
     EgressChain chain;
-    chain.append({&program_, config_memory_.data(), state_memory_.data(), state_.stride(), 0});
+    chain.append({&program_, config_memory_.data(), state_memory_.data() + EGRESS_FIRST_ROW * state_.stride(), state_.stride(), 0});
     EXPECT_EQ(chain.run(&frame, 1, account_, possible_cpus(), cache), 1u);
     return {frame.data, frame.data + frame.length};
   }
@@ -136,7 +137,8 @@ class KernelBuild final : public Build {
     const u32 rows = possible_cpus() + 1;
     accounts_ = TRY(BpfMap::create("accounts", {BPF_MAP_TYPE_ARRAY, 4, sizeof(account), rows, BPF_F_MMAPABLE}));
     account_ = Accounts(TRY(accounts_.map_memory()), possible_cpus(), rows, 1);
-    state_ = TRY(BpfMap::create("state", {BPF_MAP_TYPE_ARRAY, 4, static_cast<u32>(egress_stride(program_)), rows, BPF_F_MMAPABLE}));
+    state_ = TRY(BpfMap::create(
+        "state", {BPF_MAP_TYPE_ARRAY, 4, static_cast<u32>(egress_stride(program_)), EGRESS_FIRST_ROW + rows, BPF_F_MMAPABLE}));
     state_memory_ = TRY(state_.map_memory());
     TRY_VOID(object_.use("accounts", accounts_.fd()));
     TRY_VOID(object_.use("state", state_.fd()));
@@ -147,7 +149,7 @@ class KernelBuild final : public Build {
       std::ranges::copy(config, config_memory_.data());
       TRY_VOID(object_.use(".data.config", config_.fd()));
     }
-    TRY_VOID(object_.constants(".rodata.weir", egress_link{.block = 0, .next = WEIR_NO_NEXT}));
+    TRY_VOID(object_.constants(".rodata.weir", egress_link{.unused = {}, .block = 0, .next = WEIR_NO_NEXT}));
     return object_.load(program_.name + std::string("_test"));
   }
   static u32 verdict_of(const account& before, const account& after, u32 action) {
