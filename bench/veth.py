@@ -33,6 +33,7 @@ SOURCE_CPU, POLLER_CPU = 0, 1
 PLACEMENT = (f"CPU {SOURCE_CPU}: the source and, inline, XDP forwarders and the sink; "
              f"CPU {POLLER_CPU}: pollers (weir's worker, testpmd's lcores) and what they transmit, up to the sink")
 PROBES, PROBE_LIMIT_S, STOP_LIMIT_S, WARM_UP_S = 32, 15, 10, 0.3
+PAIR_TURNS = 3  # windows of one contender differ by a tenth and more, from one start of it to the next: many short ones tell more than long ones
 AGAIN = 4  # a quarter of all slots at most is measured again when something else used the CPU: a run must end
 DISTURBED = "something else used the CPU"
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -321,15 +322,18 @@ def measure(lab, name, seconds):
 
 
 def groups_of(names):
-    """Contenders that stay next to each other in time: the two of a ratio that has a target; each other one alone."""
+    """Contenders that stay next to each other in time, and how often a round measures them: the two of a ratio that has a target, which is to
+    be told from what lies near it; each other one alone."""
     pairs = [[above, below] for above, below, target in RATIOS if target and {above, below} <= set(names)]
-    return pairs + [[name] for name in names if not any(name in pair for pair in pairs)]
+    return [(pair, PAIR_TURNS) for pair in pairs] + [([name], 1) for name in names if not any(name in pair for pair in pairs)]
 
 
 def in_turn(groups, number):
-    """A round's order: each round starts with the next group, and turns the pairs round."""
+    """A round's order, with the turn of each: a round starts with the next group, goes through all of them, and then through those that have
+    another turn. Each turn turns the pairs round."""
     at = number % len(groups)
-    return [group[::-1] if number % 2 else group for group in groups[at:] + groups[:at]]
+    return [(group[::-1] if (number + turn) % 2 else group, turn) for turn in range(PAIR_TURNS)
+            for group, turns in groups[at:] + groups[:at] if turn < turns]
 
 
 def measure_group(lab, group, given, results):
@@ -346,40 +350,43 @@ def measure_group(lab, group, given, results):
 
 
 def measure_rounds(lab, given):
-    """By contender: its slot in each round, None where there is none, and why it does not run."""
+    """By contender: its slots, each with its round and turn, and why it does not run."""
     results = {name: {"slots": [], "error": None} for name in given.contenders}
     groups = groups_of(given.contenders)
-    again = len(groups) * given.rounds // AGAIN
+    again = sum(turns for _, turns in groups) * given.rounds // AGAIN
     for number in range(given.rounds):
-        for group in in_turn(groups, number):
+        for group, turn in in_turn(groups, number):
             slots, disturbed = measure_group(lab, group, given, results)
             if disturbed and again > 0:
                 again -= 1
                 slots, _ = measure_group(lab, group, given, results)
             for name in group:
-                slot = None if results[name]["error"] else slots[name]
-                results[name]["slots"].append(slot)
-                says = results[name]["error"] or f"{slot['mpps']:.3f}{f', left out: {DISTURBED}' if slot['disturbed'] else ''}"
+                says = results[name]["error"]
+                if not says:
+                    slot = {"round": number, "turn": turn, **slots[name]}
+                    results[name]["slots"].append(slot)
+                    says = f"{slot['mpps']:.3f}{f', left out: {DISTURBED}' if slot['disturbed'] else ''}"
                 print(f"round {number + 1}/{given.rounds} {name}: {says}", file=sys.stderr, flush=True)
     return results
 
 
 def figures_of(result):
-    return [slot["mpps"] if slot and not slot["disturbed"] else None for slot in result["slots"]]
+    """By round and turn."""
+    return {(slot["round"], slot["turn"]): slot["mpps"] for slot in result["slots"] if not slot["disturbed"]}
 
 
 def summarise(results):
     for result in results.values():
-        result["summary"] = spread([mpps for mpps in figures_of(result) if mpps is not None])
-        result["disturbed"] = sum(slot["disturbed"] for slot in result["slots"] if slot)
+        result["summary"] = spread(list(figures_of(result).values()))
+        result["disturbed"] = sum(slot["disturbed"] for slot in result["slots"])
 
 
 def ratios(results):
     made = []
     for above, below, target in RATIOS:
         if above in results and below in results:
-            pairs = zip(figures_of(results[above]), figures_of(results[below]))
-            if seen := spread([one / other for one, other in pairs if one is not None and other]):
+            one, other = figures_of(results[above]), figures_of(results[below])
+            if seen := spread([one[when] / other[when] for when in one if other.get(when)]):
                 made.append({"ratio": f"{above}/{below}", **seen, "target": target})
     return made
 
@@ -387,7 +394,7 @@ def ratios(results):
 def remark(result):
     if result["error"]:
         return f"does not run: {result['error']}"
-    return f"{result['disturbed']} of {len(result['slots'])} rounds left out: {DISTURBED}" if result["disturbed"] else ""
+    return f"{result['disturbed']} of {len(result['slots'])} windows left out: {DISTURBED}" if result["disturbed"] else ""
 
 
 def show(report):
@@ -396,10 +403,10 @@ def show(report):
     for name, result in report["contenders"].items():
         print(f"{name:<26}{text(result['summary']) if result['summary'] else ''}   {remark(result)}".rstrip())
     if report["ratios"]:
-        print(f"\n{'ratio within a round':<26}{HEADS}   rounds")
+        print(f"\n{'ratio within a round':<26}{HEADS}   windows")
     for row in report["ratios"]:
         target = f"   target {row['target']:.2f}: {'met' if row['median'] >= row['target'] else 'missed'}" if row["target"] else ""
-        print(f"{row['ratio']:<26}{text(row)}   {row['values']:>6}{target}")
+        print(f"{row['ratio']:<26}{text(row)}   {row['values']:>7}{target}")
 
 
 def stop(number, _):
@@ -415,7 +422,7 @@ def arguments():
     parser.add_argument("--weir", type=pathlib.Path, help="the weir program (default: apps/weir in the build folder)")
     parser.add_argument("--contenders", default=",".join(CONTENDERS), help="which, with commas (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=21, help="(default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="length of a window (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.3, help="length of a window (default: %(default)s)")
     parser.add_argument("--others", type=float, default=0.05, metavar="SHARE",
                         help="of a CPU that others may use in a window, or it is left out (default: %(default)s)")
     parser.add_argument("--size", type=int, default=60, help="bytes of a frame, 60 to 1514")

@@ -16,6 +16,9 @@ enum egress_key_type {
 	EGRESS_KEY_U32,
 	EGRESS_KEY_MAC,
 	EGRESS_KEY_STATION,	/* a MAC address that is neither a group's nor zero */
+	EGRESS_KEY_MTU,		/* __u32, bytes behind the Ethernet header; left out, what the port's device has, also when that changes */
+	EGRESS_KEY_CHOICE,	/* one of `choices`; the value is its place among them, a __u32 */
+	EGRESS_KEY_LIST,	/* tables of the keys `inner`, `stride` bytes apart from `offset` on; `number` is where their number goes, a __u32 */
 };
 
 /* One configuration key, and where its value goes in the program's configuration struct. */
@@ -27,7 +30,10 @@ struct egress_key {
 	const char *fallback;	/* as it would stand in the file; "port": the address of the port's device; null: none */
 	__u32 offset;		/* of the value: __u32, or six bytes */
 	__u32 present;		/* offset of a __u8 that is set to 1 when there is a value; 0: there is none, so that it cannot stand first */
-	long long min, max;	/* EGRESS_KEY_U32 */
+	long long min, max;	/* EGRESS_KEY_U32: the value; EGRESS_KEY_LIST: the number of tables */
+	const char *const *choices;	/* ends with null */
+	const struct egress_key *inner;	/* ends with EGRESS_KEY_END; offsets count from the start of a table's struct */
+	__u32 stride, number;
 };
 
 struct egress_frame;
@@ -36,6 +42,8 @@ struct egress_program {
 	const char *name;
 	const char *says;
 	__u32 (*run)(struct egress_frame *frame, const void *config, void *state);
+	/* May be null. Makes of the configuration what the body reads, once its keys are in it. Null, or what is wrong with them. */
+	const char *(*prepare)(void *config);
 	const struct egress_key *keys;	/* ends with EGRESS_KEY_END */
 	const char *const *drops;	/* reasons, ends with null */
 	const char *const *counters;	/* names of the __u64 that the state consists of, ends with null; none: the state is its own affair */

@@ -2,6 +2,7 @@
 /* egress: all that an egress program includes. One body; the shell for the devmap entry, a wrapper for test runs and the host build
  * come with it. Write, in this order:
  *   EGRESS_DROPS(name, "reason", …)      EGRESS_COUNTERS(name, "counter", …)      EGRESS_KEYS(name, { … }, …)
+ *   EGRESS_PREPARE(name, struct config) { … return NULL; }, where the keys are not yet what the body reads
  *   EGRESS(name, "sentence", struct config, struct state) { … return EGRESS_TRANSMIT; } */
 #pragma once
 
@@ -52,6 +53,11 @@ static __always_inline void *egress_header(struct egress_frame *frame, __u32 off
 
 static __always_inline __u32 egress_length(struct egress_frame *frame) { return frame->ctx->data_end - frame->ctx->data; }
 
+/* Move the frame's start, by a constant: `bytes` more in front, of any content, or so many fewer. Whether that could be done; pointers into
+ * the frame are void behind it. */
+static __always_inline int egress_grow(struct egress_frame *frame, __u32 bytes) { return bpf_xdp_adjust_head(frame->ctx, -(int)bytes) == 0; }
+static __always_inline int egress_shrink(struct egress_frame *frame, __u32 bytes) { return bpf_xdp_adjust_head(frame->ctx, (int)bytes) == 0; }
+
 
 /* Count the verdict; the shell's action for it. The tail call's slot is a constant at load. */
 static __always_inline int egress_close(struct xdp_md *ctx, struct account *account, __u32 verdict)
@@ -73,6 +79,7 @@ static __always_inline int egress_close(struct xdp_md *ctx, struct account *acco
 #define EGRESS_DROPS(name, ...)
 #define EGRESS_COUNTERS(name, ...)
 #define EGRESS_KEYS(name, ...)
+#define EGRESS_PREPARE(name, config_type) static inline __attribute__((unused)) const char *name##_prepare(config_type *config)
 
 /* `config` lies in a section of its own and `state` in an array: both memory-mapped, so that the host build uses the same ones.
  * State has, behind EGRESS_FIRST_ROW, a row for each CPU and, behind these, for each worker: a row has one writer, and cache lines of its own. */
@@ -113,6 +120,7 @@ static __always_inline int egress_close(struct xdp_md *ctx, struct account *acco
 struct egress_frame {
 	__u8 *data;
 	__u32 length;
+	__u32 headroom;	/* bytes in front of data that are the frame's */
 };
 
 static inline void *egress_header(struct egress_frame *frame, __u32 offset, __u32 size)
@@ -122,9 +130,35 @@ static inline void *egress_header(struct egress_frame *frame, __u32 offset, __u3
 
 static inline __u32 egress_length(struct egress_frame *frame) { return frame->length; }
 
+static inline int egress_grow(struct egress_frame *frame, __u32 bytes)
+{
+	if (frame->headroom < bytes)
+		return 0;
+	frame->data -= bytes;
+	frame->length += bytes;
+	frame->headroom -= bytes;
+	return 1;
+}
+
+/* The kernel leaves an Ethernet header at least (net/core/filter.c, bpf_xdp_adjust_head). */
+static inline int egress_shrink(struct egress_frame *frame, __u32 bytes)
+{
+	if (frame->length < bytes + 14)
+		return 0;
+	frame->data += bytes;
+	frame->length -= bytes;
+	frame->headroom += bytes;
+	return 1;
+}
+
 #define EGRESS_DROPS(name, ...) static const char *const name##_drops[] = { __VA_ARGS__ __VA_OPT__(,) NULL };
 #define EGRESS_COUNTERS(name, ...) static const char *const name##_counters[] = { __VA_ARGS__ __VA_OPT__(,) NULL };
 #define EGRESS_KEYS(name, ...) static const struct egress_key name##_keys[] = { __VA_ARGS__ __VA_OPT__(,) { .type = EGRESS_KEY_END } };
+
+#define EGRESS_PREPARE(name, config_type)                                                                          \
+	static const char *name##_prepare(config_type *config);                                                    \
+	const char *weir_prepare_##name(void *config) { return name##_prepare((config_type *)config); }            \
+	static const char *name##_prepare(config_type *config)
 
 #define EGRESS(program, sentence, config_type, state_type)                                                         \
 	static inline __u32 program##_body(struct egress_frame *frame, const config_type *config, state_type *st); \
@@ -132,11 +166,13 @@ static inline __u32 egress_length(struct egress_frame *frame) { return frame->le
 	{                                                                                                          \
 		return program##_body(frame, (const config_type *)config, (state_type *)st);                       \
 	}                                                                                                          \
+	__attribute__((weak)) const char *weir_prepare_##program(void *config); /* null without EGRESS_PREPARE */  \
 	extern const struct egress_program weir_egress_##program;                                                  \
 	const struct egress_program weir_egress_##program = {                                                      \
 		.name = #program,                                                                                  \
 		.says = sentence,                                                                                  \
 		.run = program##_run,                                                                              \
+		.prepare = weir_prepare_##program,                                                                 \
 		.keys = program##_keys,                                                                            \
 		.drops = program##_drops,                                                                          \
 		.counters = program##_counters,                                                                    \

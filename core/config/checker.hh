@@ -42,6 +42,7 @@ class Checker {
   void note_unknown(Position at, std::string path, const std::string& what, const std::string& name, const std::vector<std::string>& known);
 
   [[nodiscard]] bool clean() const noexcept { return problems_.empty(); }
+  [[nodiscard]] std::size_t noted() const noexcept { return problems_.size(); }
   // In the order of the file.
   [[nodiscard]] Problems problems() &&;
 

@@ -308,7 +308,11 @@ void Reader::egress_step(const toml::node& given, const std::string& path, PortC
     check_.note_unknown(at, path, "egress program", program, catalog_.egress_programs());
     return;
   }
-  port.egress.push_back({program, check_.node(table, *schema, path, {.read = {"program"}}, at), at});
+  const std::size_t problems = check_.noted();
+  const EgressConfig& made =
+      port.egress.emplace_back(EgressConfig{program, check_.node(table, *schema, path, {.read = {"program"}}, at), at});
+  if (check_.noted() > problems) return;
+  if (const std::string what = catalog_.refuse_egress(program, made.keys); !what.empty()) check_.note(at, path, what);
 }
 
 void Reader::groups() {

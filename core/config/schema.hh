@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/base/types.hh"
+#include "core/config/node.hh"
 
 namespace weir {
 
@@ -45,6 +46,8 @@ class Catalog {
   virtual ~Catalog() = default;
   [[nodiscard]] virtual const Schema* stage(const std::string& plugin) const = 0;    // null: there is no such plugin
   [[nodiscard]] virtual const Schema* egress(const std::string& program) const = 0;  // null: there is no such egress program
+  // What is wrong with the keys of an egress program together; empty: nothing.
+  [[nodiscard]] virtual std::string refuse_egress(const std::string& program, const ConfigNode& keys) const = 0;
   [[nodiscard]] virtual std::vector<std::string> stages() const = 0;
   [[nodiscard]] virtual std::vector<std::string> egress_programs() const = 0;
 };

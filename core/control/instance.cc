@@ -8,6 +8,7 @@
 #include <atomic>
 
 #include "bpf/abi/link.h"
+#include "core/pipeline/egress_config.hh"
 #include "core/port/null_port.hh"
 #include "core/port/xdp_port.hh"
 
@@ -202,6 +203,7 @@ Result<> Instance::make_kernel_port(const Device& device) {
                            .device = config.device,
                            .ifindex = device.netdev.ifindex,
                            .mac = device.netdev.mac,
+                           .mtu = device.netdev.mtu,
                            .mode = config.mode,
                            .longest = longest_frame(device.netdev),
                            .redirectable = device.redirectable,
@@ -223,7 +225,7 @@ void Instance::make_plain_egress(u16 slot, EgressChain& chain) {
     const egress_program& program = *registry_.egress_module(config.program)->host;
     const std::size_t stride = egress_stride(program);
     std::vector<u8>& settings = plain_egress_.emplace_back(program.config_size);
-    fill_egress_config(program, config.keys, Mac{}, settings.data());
+    fill_egress_config(program, config.keys, {}, settings.data());
     chain.append({&program, settings.data(), plain_egress_.emplace_back(stride * rows).data(), stride, block++});
   }
 }
@@ -321,6 +323,7 @@ bool Instance::look_again(KernelPort& port, bool peers) {
     warnings = {fmt::format("port {}: device {} is gone; nothing is received or sent until weir is started again", port.name, port.device)};
     return changed;
   }
+  if (std::exchange(port.mtu, netdev->mtu) != netdev->mtu) kernel_->refill_egress(port);
   // Nothing tells when a veth's peer in another namespace loses its NAPI, or changes its checksums.
   if (!changed && !(peers && netdev->driver == "veth")) return false;
   const VethPeer peer = veth_peer(*netdev);

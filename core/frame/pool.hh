@@ -24,6 +24,8 @@ class FramePool {
   [[nodiscard]] u32 size() const noexcept { return size_; }
   [[nodiscard]] u64 of(const u8* data) const noexcept { return static_cast<u64>(data - memory_.data()) & ~static_cast<u64>(size_ - 1); }
 
+  [[nodiscard]] u32 headroom(const u8* data) const noexcept { return static_cast<u32>(data - memory_.data()) & (size_ - 1); }
+
   // Moves up to `want` free frames out, or any number in. Rare: workers keep a cache.
   u32 take(u64* frames, u32 want) noexcept;
   void release(const u64* frames, u32 number) noexcept;

@@ -13,6 +13,7 @@
 #include "bpf/abi/link.h"
 #include "bpf/ingress/ingress.skel.h"
 #include "bpf/ingress/trace.skel.h"
+#include "core/pipeline/egress_config.hh"
 
 namespace weir {
 namespace {
@@ -93,24 +94,6 @@ group_targets targets_of(std::span<const PortSlot> reachable, u32 longest) noexc
   return targets;
 }
 
-void fill_egress_config(const egress_program& program, const ConfigNode& keys, const Mac& device, u8* into) {
-  std::vector<u8> made(program.config_size);  // an earlier run's keys are in the other
-  u8* config = made.data();
-  for (const egress_key* key = program.keys; key->type != EGRESS_KEY_END; ++key) {
-    const bool of_port = key->fallback != nullptr && std::string_view(key->fallback) == "port";
-    if (!keys.has(key->name) && !of_port) continue;
-    if (key->type != EGRESS_KEY_U32) {
-      const Mac mac = keys.has(key->name) ? keys.mac(key->name) : device;
-      std::ranges::copy(mac, config + key->offset);
-    } else {
-      const u32 value = static_cast<u32>(keys.integer(key->name));
-      std::memcpy(config + key->offset, &value, sizeof value);
-    }
-    if (key->present != 0) config[key->present] = 1;
-  }
-  std::ranges::copy(made, into);
-}
-
 KernelSide::KernelSide(PinFolder pins, const Shape& shape)
     : pins_(std::move(pins)), shape_(shape), mark_((u64{std::random_device()()} << 32 | std::random_device()()) | 1) {}
 
@@ -182,10 +165,10 @@ Result<> KernelSide::load_egress(const KernelPort& port, std::size_t place, cons
   made.block = port.egress_block + static_cast<u32>(place);
   made.object = std::make_unique<BpfObject>(TRY(BpfObject::open("egress " + config.program, module.elf)));
   made.memory = std::make_unique<KernelMemory>(*made.object, pins_, fmt::format("egress_{}_{}", port.slot.value, place), shape_.adopt);
-  u8* settings = nullptr;
+  u8*& settings = made.settings;
   // Not adopted: what an earlier run left still works by its own keys, until attach().
   if (made.object->has_map(".data.config")) settings = TRY(made.memory->fresh(".data.config", module.host->config_size, 1));
-  if (settings != nullptr) fill_egress_config(*module.host, config.keys, port.mac, settings);
+  if (settings != nullptr) fill_egress_config(*module.host, config.keys, {port.mac, port.mtu}, settings);
   const std::size_t stride = egress_stride(*module.host);
   u8* state = TRY(made.memory->bytes("state", stride, EGRESS_FIRST_ROW + shape_.rows)) + EGRESS_FIRST_ROW * stride;
   TRY_VOID(made.object->use("accounts", accounts_.fd()));
@@ -215,6 +198,13 @@ Result<> KernelSide::add_port(const KernelPort& port, const Registry& registry) 
   TRY_VOID(set_entry(port));
   const u32 block = port.block + 1;
   return (port.ifindex.value < WEIR_NEAR_DEVICES ? devices_ : far_devices_).set(port.ifindex.value, &block);
+}
+
+void KernelSide::refill_egress(const KernelPort& port) {
+  std::vector<EgressProgram>& chain = egress_[port.slot.value];
+  for (std::size_t place = 0; place < chain.size(); ++place)
+    if (chain[place].settings != nullptr)
+      fill_egress_config(*chain[place].host.program, (*port.egress)[place].keys, {port.mac, port.mtu}, chain[place].settings);
 }
 
 int KernelSide::entry_program(PortSlot port) const noexcept {

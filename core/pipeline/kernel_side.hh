@@ -53,6 +53,7 @@ struct EgressProgram {
   u32 block = 0;
   std::unique_ptr<BpfObject> object;
   std::unique_ptr<KernelMemory> memory;
+  u8* settings = nullptr;  // the program's configuration; null: it has none
   EgressChain::Step host;
 };
 
@@ -63,6 +64,7 @@ struct KernelPort {
   std::string device;
   Ifindex ifindex;
   Mac mac{};
+  u32 mtu = 0;
   Mode mode = Mode::automatic;  // settled by attach(): native or generic
   u32 longest = 0;              // bytes of a frame that the device takes; 0: it is down
   bool redirectable = true;     // false: a redirect to it would be lost, so that only user space sends there
@@ -85,9 +87,6 @@ struct KernelStage {
 
 // What the kernel is told of a group beside its devmap. `longest`: bytes of a frame that every member takes; 0: floods are user space's.
 group_targets targets_of(std::span<const PortSlot> reachable, u32 longest) noexcept;
-
-// Writes the keys of an egress program into its configuration struct. `device`: the address of the port's own device.
-void fill_egress_config(const egress_program& program, const ConfigNode& keys, const Mac& device, u8* into);
 
 class KernelSide {
  public:
@@ -112,6 +111,8 @@ class KernelSide {
   [[nodiscard]] Result<> expect_free(const KernelPort& port) const;
   // Loads the chain and makes the device entry.
   Result<> add_port(const KernelPort& port, const Registry& registry);
+  // The configuration of the chain again, when the device's MTU has changed. Its programs see the one or the other.
+  void refill_egress(const KernelPort& port);
   // The device entry of a port; again when it became redirectable.
   Result<> set_entry(const KernelPort& port);
   // The devmap of a group; may be called again when a member's device went up or down or changed its MTU.

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "core/pipeline/egress_config.hh"
+
 namespace weir {
 namespace {
 
@@ -35,30 +37,13 @@ std::vector<std::string> names_of(const Map& map) {
   return names;
 }
 
-Key key_of(const egress_key& key) {
-  Key made = key.type == EGRESS_KEY_MAC       ? Key::mac(key.name)
-             : key.type == EGRESS_KEY_STATION ? Key::station(key.name)
-                                              : Key::integer(key.name, key.min, key.max);
-  made.says = key.says;
-  if (key.required) return made;
-  // "port" is filled in when the port is known: to the schema the key has no value then.
-  if (key.fallback == nullptr || std::string_view(key.fallback) == "port") return std::move(made).optional();
-  return std::move(made).otherwise(key.fallback);
-}
-
 }  // namespace
-
-Schema egress_schema(const egress_program& program) {
-  Schema schema;
-  for (const egress_key* key = program.keys; key->type != EGRESS_KEY_END; ++key) schema.push_back(key_of(*key));
-  return schema;
-}
 
 void Registry::Unload::operator()(void* handle) const noexcept { ::dlclose(handle); }
 
 Result<Registry> Registry::load() {
   Dl_info self{};
-  if (::dladdr(reinterpret_cast<void*>(&egress_schema), &self) == 0 || self.dli_fname == nullptr)
+  if (::dladdr(reinterpret_cast<void*>(&refuse_egress_config), &self) == 0 || self.dli_fname == nullptr)
     return fail("find the folder of plugins: the dynamic linker does not know where libweir is");
   const fs::path beside = fs::canonical(self.dli_fname).parent_path();
   for (const fs::path& folder : {beside / "weir" / "plugins", beside.parent_path() / "plugins"})
@@ -133,6 +118,11 @@ const EgressModule* Registry::egress_module(const std::string& name) const {
 const Schema* Registry::stage(const std::string& name) const {
   const Plugin* found = plugin(name);
   return found == nullptr ? nullptr : &found->keys;
+}
+
+std::string Registry::refuse_egress(const std::string& program, const ConfigNode& keys) const {
+  const char* what = refuse_egress_config(*egress_.at(program).module->host, keys);
+  return what != nullptr ? what : "";
 }
 
 const Schema* Registry::egress(const std::string& name) const {

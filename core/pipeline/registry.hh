@@ -25,6 +25,7 @@ class Registry final : public Catalog {
 
   [[nodiscard]] const Schema* stage(const std::string& plugin) const override;
   [[nodiscard]] const Schema* egress(const std::string& program) const override;
+  [[nodiscard]] std::string refuse_egress(const std::string& program, const ConfigNode& keys) const override;
   [[nodiscard]] std::vector<std::string> stages() const override;
   [[nodiscard]] std::vector<std::string> egress_programs() const override;
 
@@ -44,8 +45,5 @@ class Registry final : public Catalog {
   std::map<std::string, EgressEntry> egress_;
   std::map<std::string, std::string> files_;  // by name, for messages
 };
-
-// The keys of an egress program as a schema.
-Schema egress_schema(const egress_program& program);
 
 }  // namespace weir

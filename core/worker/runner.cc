@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstring>
 #include <mutex>
+#include <tuple>
 
 namespace weir {
 
@@ -180,27 +181,34 @@ Queue& Runner::way_out(PortSlot port) noexcept {
   return to.queue(number_ % to.queues());
 }
 
+// A device that is asked to send what it cannot take loses it without a word. Moves those that it takes to the front.
+Runner::Taken Runner::drop_longer(Frame* frames, u32 number, PortEntry& to, account& account) noexcept {
+  const u32 longest = longest_of(to);
+  u64 bytes = 0;
+  u32 fitting = 0;
+  for (u32 i = 0; i < number; ++i) {
+    if (frames[i].length > longest) {
+      cache_.release(frames[i]);
+      continue;
+    }
+    bytes += frames[i].length;
+    frames[fitting++] = frames[i];
+  }
+  account.drop[longest > 0 ? WEIR_DROP_TOO_LONG : WEIR_DROP_DEVICE_DOWN] += number - fitting;
+  return {fitting, bytes};
+}
+
 void Runner::send(PortSlot port) noexcept {
   Outbox& out = out_[port.value];
   PortEntry& entry = path_.ports[port.value];
   if (auto at = std::ranges::find(waiting_, port.value); at != waiting_.end()) waiting_.erase(at);
-  u32 number = std::exchange(out.size, 0);
-  if (!entry.egress.empty()) number = entry.egress.run(out.frames.data(), number, path_.accounts, row_, cache_);
-  if (number == 0) return;
   account& account = of(port);
-  u64 bytes = 0;
-  u32 fitting = 0;
-  const u32 longest = longest_of(entry);
-  for (u32 i = 0; i < number; ++i) {
-    if (out.frames[i].length > longest) {  // a device that is asked to send it loses it without a word
-      cache_.release(out.frames[i]);
-      continue;
-    }
-    bytes += out.frames[i].length;
-    out.frames[fitting++] = out.frames[i];
+  auto [number, bytes] = drop_longer(out.frames.data(), std::exchange(out.size, 0), entry, account);  // as the kernel does before the chain
+  if (!entry.egress.empty()) {
+    const u32 kept = entry.egress.run(out.frames.data(), number, path_.accounts, row_, cache_);
+    std::tie(number, bytes) = drop_longer(out.frames.data(), kept, entry, account);
   }
-  account.drop[longest > 0 ? WEIR_DROP_TOO_LONG : WEIR_DROP_DEVICE_DOWN] += number - fitting;
-  number = fitting;
+  if (number == 0) return;
   const u32 sent = send_now(way_out(port), out.frames.data(), number);
   for (u32 i = sent; i < number; ++i) {
     bytes -= out.frames[i].length;

@@ -44,6 +44,8 @@ class Runner {
   void flood(const Frame& frame, u32 group) noexcept;
   void to_stack(const Frame& frame) noexcept;
   void drop(const Frame& frame, u32 reason) noexcept;
+  using Taken = std::pair<u32, u64>;  // frames, and their bytes
+  Taken drop_longer(Frame* frames, u32 number, PortEntry& to, account& account) noexcept;
   void send(PortSlot port) noexcept;
   u32 send_now(Queue& queue, const Frame* frames, u32 number) noexcept;
   void reclaim() noexcept;

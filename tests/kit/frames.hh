@@ -77,6 +77,12 @@ class FrameBuilder {
     append(std::array<u8, 8>{0x60, 0, 0, 0, 0, 0, 59, hop_limit});
     return address<in6_addr>(AF_INET6, source).template address<in6_addr>(AF_INET6, destination);
   }
+  // DSCP 6 bits, ECN 2: of the IP header.
+  FrameBuilder& traffic_class(u8 value) {
+    if (version_ == 4) bytes_[ip_at_ + 1] = value;
+    else put16(ip_at_, static_cast<u16>(6u << 12 | value << 4));
+    return *this;
+  }
   FrameBuilder& udp(u16 source, u16 destination) {
     open_l4(IPPROTO_UDP, 6);
     return number16(source).number16(destination).number16(0).number16(0);

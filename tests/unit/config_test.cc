@@ -23,6 +23,9 @@ class FakeCatalog final : public Catalog {
  public:
   [[nodiscard]] const Schema* stage(const std::string& plugin) const override { return find(stages_, plugin); }
   [[nodiscard]] const Schema* egress(const std::string& program) const override { return find(egress_, program); }
+  [[nodiscard]] std::string refuse_egress(const std::string& program, const ConfigNode& keys) const override {
+    return program == "vlan_push" && keys.has("vid") && keys.integer("vid") == 13 ? "13 brings bad luck" : "";
+  }
   [[nodiscard]] std::vector<std::string> stages() const override { return names(stages_); }
   [[nodiscard]] std::vector<std::string> egress_programs() const override { return names(egress_); }
 

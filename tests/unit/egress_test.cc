@@ -6,22 +6,21 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
-#include <optional>
+#include <set>
 
-#include "bpf/abi/count.h"
 #include "bpf/abi/egress.h"
 #include "bpf/abi/link.h"
-#include "bpf/abi/mac_rewrite.h"
-#include "bpf/egress/count.skel.h"
-#include "bpf/egress/mac_rewrite.skel.h"
+#include "bpf/abi/vlan_push.h"
+#include "core/config/config.hh"
 #include "core/kernel/object.hh"
 #include "core/pipeline/egress_chain.hh"
+#include "core/pipeline/egress_config.hh"
+#include "core/pipeline/registry.hh"
 #include "tests/kit/plugin_kit.hh"
 
 // The host side of the programs' own header: struct egress_frame.
 extern "C" {
 #include "bpf/lib/egress.bpf.h"
-extern const egress_program weir_egress_count, weir_egress_mac_rewrite;
 }
 
 namespace weir {
@@ -51,16 +50,37 @@ Counters counters_of(const egress_program& program, const std::vector<u64>& stat
   return counters;
 }
 
-template <typename Config>
-std::vector<u8> bytes_of(const Config& config) {
-  const u8* from = reinterpret_cast<const u8*>(&config);
-  return {from, from + sizeof config};
+const Registry& registry() {
+  static const Registry loaded = [] {
+    Result<Registry> found = Registry::load();
+    if (!found) broken(found.error().what.c_str());
+    return std::move(*found);
+  }();
+  return loaded;
 }
+
+// A program with the keys that a configuration file gives it, such as "vid = 100, pcp = 5".
+struct Configured {
+  const egress_program& program;
+  std::span<const u8> elf;
+  std::vector<u8> config;
+
+  Configured(const std::string& name, const std::string& keys)
+      : program(*registry().egress_module(name)->host), elf(registry().egress_module(name)->elf), config(program.config_size) {
+    const std::string text = fmt::format("[[port]]\nname = \"p\"\ndriver = \"null\"\negress = [{{ program = \"{}\"{}{} }}]\n", name,
+                                         keys.empty() ? "" : ", ", keys);
+    const auto parsed = parse_config(text, name, registry());
+    if (!parsed) broken(parsed.error().front().text().c_str());
+    fill_egress_config(program, parsed->ports[0].egress[0].keys, {station(77), 1500}, config.data());
+  }
+};
+
+constexpr u32 headroom = 256;
 
 // One of the two builds of a program, with a configuration and a state.
 class Build {
  public:
-  explicit Build(const egress_program& program) : program_(program) {}
+  explicit Build(const Configured& of) : program_(of.program) {}
   virtual ~Build() = default;
   virtual Answer run(const Packet& bytes) = 0;
   [[nodiscard]] virtual std::vector<u64> state() const = 0;
@@ -72,14 +92,14 @@ class Build {
 
 class HostBuild final : public Build {
  public:
-  HostBuild(const egress_program& program, const std::vector<u8>& config)
-      : Build(program), config_(config), state_(program.state_size / 8) {}
-  Answer run(const Packet& bytes) override {
-    Answer answer{0, bytes};
-    egress_frame frame{answer.bytes.data(), static_cast<u32>(bytes.size())};
-    answer.verdict = program_.run(&frame, config_.data(), state_.data());
-    answer.bytes.assign(frame.data, frame.data + frame.length);
-    return answer;
+  explicit HostBuild(const Configured& of) : Build(of), config_(of.config), state_(program_.state_size / 8) {}
+  Answer run(const Packet& bytes) override { return run(bytes, headroom); }
+  Answer run(const Packet& bytes, u32 room) {
+    Packet memory(room + bytes.size());
+    std::ranges::copy(bytes, memory.begin() + room);
+    egress_frame frame{memory.data() + room, static_cast<u32>(bytes.size()), room};
+    const u32 verdict = program_.run(&frame, config_.data(), state_.data());
+    return {verdict, Packet(frame.data, frame.data + frame.length)};
   }
   [[nodiscard]] std::vector<u64> state() const override { return state_; }
 
@@ -91,9 +111,9 @@ class HostBuild final : public Build {
 // The program NAME_test over maps as the instance makes them: rows for the CPUs, and one for a worker behind them.
 class KernelBuild final : public Build {
  public:
-  static Result<std::unique_ptr<KernelBuild>> load(const egress_program& program, const std::vector<u8>& config) {
-    std::unique_ptr<KernelBuild> made(new KernelBuild(program, TRY(BpfObject::open(program.name, elf_of(program)))));
-    TRY_VOID(made->set_up(config));
+  static Result<std::unique_ptr<KernelBuild>> load(const Configured& of) {
+    std::unique_ptr<KernelBuild> made(new KernelBuild(of, TRY(BpfObject::open(of.program.name, of.elf))));
+    TRY_VOID(made->set_up(of.config));
     return made;
   }
   Answer run(const Packet& bytes) override {
@@ -118,8 +138,8 @@ class KernelBuild final : public Build {
   Packet run_on_a_worker(const Packet& bytes) {
     const auto pool = std::move(*FramePool::create(1, 2048));
     FrameCache cache(*pool);
-    std::ranges::copy(bytes, pool->base());
-    Frame frame{.data = pool->base(), .length = static_cast<u32>(bytes.size())};
+    std::ranges::copy(bytes, pool->base() + headroom);
+    Frame frame{.data = pool->base() + headroom, .length = static_cast<u32>(bytes.size())};
     EgressChain chain;
     chain.append({&program_, config_memory_.data(), state_memory_.data() + EGRESS_FIRST_ROW * state_.stride(), state_.stride(), 0});
     EXPECT_EQ(chain.run(&frame, 1, account_, possible_cpus(), cache), 1u);
@@ -129,10 +149,7 @@ class KernelBuild final : public Build {
   [[nodiscard]] u8* config() const noexcept { return config_memory_.data(); }
 
  private:
-  KernelBuild(const egress_program& program, BpfObject object) : Build(program), object_(std::move(object)) {}
-  static std::span<const u8> elf_of(const egress_program& program) {
-    return &program == &weir_egress_count ? WEIR_KERNEL_HALF(count)() : WEIR_KERNEL_HALF(mac_rewrite)();
-  }
+  KernelBuild(const Configured& of, BpfObject object) : Build(of), object_(std::move(object)) {}
   Result<> set_up(const std::vector<u8>& config) {
     const u32 rows = possible_cpus() + 1;
     accounts_ = TRY(BpfMap::create("accounts", {BPF_MAP_TYPE_ARRAY, 4, sizeof(account), rows, BPF_F_MMAPABLE}));
@@ -167,8 +184,8 @@ class KernelBuild final : public Build {
 
 struct Case {
   const char* claim;
-  const egress_program& program;
-  std::vector<u8> config;
+  const char* program;
+  std::string keys;
   Packet in;
   u32 verdict;
   Packet out;
@@ -178,26 +195,38 @@ struct Case {
 // The same frame, and the counters that it must move.
 Case counts(const char* claim, const Packet& frame, Counters counters) {
   counters["bytes"] = frame.size();
-  return {claim, weir_egress_count, bytes_of(egress_none{}), frame, EGRESS_TRANSMIT, frame, std::move(counters)};
+  return {claim, "count", "", frame, EGRESS_TRANSMIT, frame, std::move(counters)};
 }
 
-mac_rewrite_config rewrite(std::optional<Mac> source, std::optional<Mac> destination) {
-  mac_rewrite_config config{};
-  std::ranges::copy(source.value_or(Mac{9, 9, 9, 9, 9, 9}), config.src);
-  std::ranges::copy(destination.value_or(Mac{9, 9, 9, 9, 9, 9}), config.dst);
-  config.set_src = source.has_value();
-  config.set_dst = destination.has_value();
-  return config;
+std::string quoted(const Mac& mac) {
+  return fmt::format("\"{:02x}:{:02x}:{:02x}:{:02x}:{:02x}:{:02x}\"", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
 }
 
-Case rewrites(const char* claim, const mac_rewrite_config& config, const Packet& in, const Packet& out) {
-  return {claim, weir_egress_mac_rewrite, bytes_of(config), in, EGRESS_TRANSMIT, out};
+std::string addresses(u32 source, u32 destination) {
+  return fmt::format("src = {}, dst = {}", quoted(station(source)), quoted(station(destination)));
+}
+
+Case becomes(const char* claim, const char* program, const std::string& keys, const Packet& in, const Packet& out, Counters counters = {}) {
+  return {claim, program, keys, in, EGRESS_TRANSMIT, out, std::move(counters)};
+}
+
+// Under the program's reason of this name, as it came.
+Case drops(const char* claim, const char* program, const std::string& keys, const Packet& in, std::string_view reason) {
+  u32 number = 0;
+  const char* const* names = registry().egress_module(program)->host->drops;
+  while (names[number] != nullptr && names[number] != reason) ++number;
+  return {claim, program, keys, in, EGRESS_DROP(number), in};
 }
 
 FrameBuilder ethernet(u32 source, u32 destination) { return FrameBuilder().ethernet(station(source), station(destination)); }
 FrameBuilder v4() { return ethernet(1, 2).ipv4("10.0.0.1", "10.0.0.2"); }
 FrameBuilder v6() { return ethernet(1, 2).ipv6("fd00::1", "fd00::2"); }
 Packet cut(Packet frame, std::size_t size) { return frame.resize(size), frame; }
+
+FrameBuilder tagged(u16 vid, u8 priority = 0, u16 tpid = ETH_P_8021Q) { return ethernet(1, 2).vlan(vid, priority, tpid); }
+Packet udp(FrameBuilder below) { return below.udp(1, 2).payload("water").build(); }
+FrameBuilder v4_ttl(u8 ttl) { return ethernet(1, 2).ipv4("10.0.0.1", "10.0.0.2", ttl); }
+FrameBuilder v6_limit(u8 limit) { return ethernet(1, 2).ipv6("fd00::1", "fd00::2", limit); }
 
 const std::vector<Case> cases = {
     counts("counts_tcp_over_ipv4", v4().tcp(1, 2).pad(60), {{"ipv4", 1}, {"tcp", 1}}),
@@ -215,13 +244,85 @@ const std::vector<Case> cases = {
     counts("counts_an_ipv6_frame_that_ends_before_its_protocol", cut(v6().build(), 14 + 6), {{"ipv6", 1}}),
     counts("counts_a_frame_shorter_than_ethernet", Packet(13), {{"other", 1}}),
     counts("counts_a_bare_ethernet_header", ethernet(1, 2).build(), {{"other", 1}}),
-    rewrites("sets_both_addresses", rewrite(station(8), station(9)), ethernet(1, 2).pad(60), ethernet(8, 9).pad(60)),
-    rewrites("sets_the_source_alone", rewrite(station(8), {}), ethernet(1, 2).pad(60), ethernet(8, 2).pad(60)),
-    rewrites("sets_the_destination_alone", rewrite({}, station(9)), ethernet(1, 2).pad(60), ethernet(1, 9).pad(60)),
-    rewrites("changes_nothing_when_nothing_is_set", rewrite({}, {}), v4().udp(1, 2).build(), v4().udp(1, 2).build()),
-    rewrites("rewrites_a_bare_ethernet_header", rewrite(station(8), station(9)), ethernet(1, 2).build(), ethernet(8, 9).build()),
-    {"drops_a_frame_shorter_than_ethernet", weir_egress_mac_rewrite, bytes_of(rewrite(station(8), station(9))), Packet(13, 5),
-     EGRESS_DROP(MAC_REWRITE_TRUNCATED), Packet(13, 5)},
+    becomes("sets_both_addresses", "mac_rewrite", addresses(8, 9), ethernet(1, 2).pad(60), ethernet(8, 9).pad(60)),
+    becomes("sets_the_ports_own_address_where_none_is_given", "mac_rewrite", "", ethernet(1, 2).pad(60), ethernet(77, 2).pad(60)),
+    becomes("sets_the_destination_beside_the_ports_address", "mac_rewrite", "dst = " + quoted(station(9)), v4().build(),
+            ethernet(77, 9).ipv4("10.0.0.1", "10.0.0.2").build()),
+    becomes("rewrites_a_bare_ethernet_header", "mac_rewrite", addresses(8, 9), ethernet(1, 2).build(), ethernet(8, 9).build()),
+    drops("does_not_rewrite_a_frame_shorter_than_ethernet", "mac_rewrite", "", Packet(13, 5), "truncated"),
+
+    becomes("pushes_a_tag", "vlan_push", "vid = 100", udp(v4()), udp(tagged(100).ipv4("10.0.0.1", "10.0.0.2"))),
+    becomes("pushes_a_tag_with_a_priority", "vlan_push", "vid = 4094, pcp = 7", udp(v4()),
+            udp(tagged(4094, 7).ipv4("10.0.0.1", "10.0.0.2"))),
+    becomes("pushes_a_service_tag", "vlan_push", "vid = 9, tpid = \"802.1ad\"", udp(v6()),
+            udp(tagged(9, 0, ETH_P_8021AD).ipv6("fd00::1", "fd00::2"))),
+    becomes("pushes_the_priority_of_the_tag_that_is_there", "vlan_push", "vid = 9", tagged(7, 5).pad(64), tagged(9, 5).vlan(7, 5).pad(68)),
+    becomes("pushes_its_own_priority_before_that_of_the_tag", "vlan_push", "vid = 9, pcp = 0", tagged(7, 5).pad(64),
+            tagged(9, 0).vlan(7, 5).pad(68)),
+    becomes("pushes_in_front_of_a_tag_that_is_cut", "vlan_push", "vid = 9", cut(tagged(7, 5).build(), 15),
+            cut(tagged(9).vlan(7, 5).build(), 19)),
+    becomes("pushes_in_front_of_a_bare_ethernet_header", "vlan_push", "vid = 9", ethernet(1, 2).build(), tagged(9).build()),
+    becomes("pushes_as_long_as_the_ports_mtu_allows", "vlan_push", "vid = 9", ethernet(1, 2).pad(1514), tagged(9).pad(1518)),
+    drops("pushes_nothing_beyond_the_ports_mtu", "vlan_push", "vid = 9", ethernet(1, 2).pad(1515), "too_long"),
+    becomes("pushes_as_long_as_its_own_mtu_allows", "vlan_push", "vid = 9, mtu = 100", ethernet(1, 2).pad(114), tagged(9).pad(118)),
+    drops("pushes_nothing_beyond_its_own_mtu", "vlan_push", "vid = 9, mtu = 100", ethernet(1, 2).pad(115), "too_long"),
+    drops("pushes_nothing_in_front_of_less_than_ethernet", "vlan_push", "vid = 9", Packet(13, 5), "truncated"),
+
+    becomes("pops_a_tag", "vlan_pop", "", udp(tagged(100, 3).ipv4("10.0.0.1", "10.0.0.2")), udp(v4()), {{"popped", 1}}),
+    becomes("pops_the_outer_of_two_tags", "vlan_pop", "", tagged(9, 1, ETH_P_8021AD).vlan(7, 5).pad(68), tagged(7, 5).pad(64),
+            {{"popped", 1}}),
+    becomes("pops_down_to_a_bare_ethernet_header", "vlan_pop", "", tagged(9).build(), ethernet(1, 2).build(), {{"popped", 1}}),
+    becomes("pops_nothing_off_an_untagged_frame", "vlan_pop", "", udp(v4()), udp(v4()), {{"untagged", 1}}),
+    drops("pops_no_tag_that_is_cut", "vlan_pop", "", cut(tagged(9).build(), 17), "truncated"),
+    drops("pops_nothing_off_less_than_ethernet", "vlan_pop", "", Packet(13, 5), "truncated"),
+
+    becomes("rewrites_the_vlan_and_keeps_the_priority", "vlan_rewrite", "vid = 100", tagged(7, 5).pad(64), tagged(100, 5).pad(64),
+            {{"rewritten", 1}}),
+    becomes("rewrites_the_priority_and_keeps_the_vlan", "vlan_rewrite", "pcp = 1", tagged(7, 5).pad(64), tagged(7, 1).pad(64),
+            {{"rewritten", 1}}),
+    becomes("rewrites_the_kind_of_tag_alone", "vlan_rewrite", "tpid = \"802.1ad\"", tagged(7, 5).pad(64),
+            tagged(7, 5, ETH_P_8021AD).pad(64), {{"rewritten", 1}}),
+    becomes("rewrites_the_outer_of_two_tags", "vlan_rewrite", "vid = 0, pcp = 0, tpid = \"802.1Q\"",
+            tagged(9, 1, ETH_P_8021AD).vlan(7, 5).pad(64), tagged(0).vlan(7, 5).pad(64), {{"rewritten", 1}}),
+    becomes("rewrites_nothing_of_an_untagged_frame", "vlan_rewrite", "vid = 100", udp(v4()), udp(v4()), {{"untagged", 1}}),
+    drops("rewrites_no_tag_that_is_cut", "vlan_rewrite", "vid = 100", cut(tagged(9).build(), 17), "truncated"),
+
+    becomes("decrements_a_ttl", "ttl", "", udp(v4_ttl(64)), udp(v4_ttl(63)), {{"ipv4", 1}}),
+    becomes("decrements_the_largest_ttl", "ttl", "", udp(v4_ttl(255)), udp(v4_ttl(254)), {{"ipv4", 1}}),
+    becomes("decrements_a_ttl_of_two", "ttl", "", udp(v4_ttl(2)), udp(v4_ttl(1)), {{"ipv4", 1}}),
+    becomes("decrements_a_hop_limit", "ttl", "", udp(v6_limit(64)), udp(v6_limit(63)), {{"ipv6", 1}}),
+    becomes("decrements_behind_two_tags", "ttl", "", udp(tagged(9, 0, ETH_P_8021AD).vlan(7).ipv4("10.0.0.1", "10.0.0.2", 9)),
+            udp(tagged(9, 0, ETH_P_8021AD).vlan(7).ipv4("10.0.0.1", "10.0.0.2", 8)), {{"ipv4", 1}}),
+    becomes("decrements_a_hop_limit_behind_a_tag", "ttl", "", udp(tagged(7).ipv6("fd00::1", "fd00::2", 9)),
+            udp(tagged(7).ipv6("fd00::1", "fd00::2", 8)), {{"ipv6", 1}}),
+    becomes("decrements_nothing_behind_three_tags", "ttl", "", udp(tagged(9).vlan(8).vlan(7).ipv4("10.0.0.1", "10.0.0.2", 1)),
+            udp(tagged(9).vlan(8).vlan(7).ipv4("10.0.0.1", "10.0.0.2", 1)), {{"other", 1}}),
+    becomes("decrements_nothing_of_another_protocol", "ttl", "", ethernet(1, 2).pad(60), ethernet(1, 2).pad(60), {{"other", 1}}),
+    drops("drops_a_ttl_of_one", "ttl", "", udp(v4_ttl(1)), "expired"),
+    drops("drops_a_ttl_of_zero", "ttl", "", udp(v4_ttl(0)), "expired"),
+    drops("drops_a_hop_limit_of_one", "ttl", "", udp(v6_limit(1)), "expired"),
+    drops("drops_a_hop_limit_of_zero", "ttl", "", udp(v6_limit(0)), "expired"),
+    drops("decrements_nothing_in_an_ipv4_header_that_is_cut", "ttl", "", cut(udp(v4()), 14 + 19), "truncated"),
+    drops("decrements_nothing_in_an_ipv6_header_that_is_cut", "ttl", "", cut(udp(v6()), 14 + 39), "truncated"),
+    drops("decrements_nothing_behind_a_tag_that_is_cut", "ttl", "", cut(udp(tagged(7).ipv4("10.0.0.1", "10.0.0.2")), 17), "truncated"),
+
+    becomes("sets_the_dscp_and_keeps_ecn", "dscp", "set = 46", udp(v4().traffic_class(1)), udp(v4().traffic_class(46 << 2 | 1)),
+            {{"changed", 1}}),
+    becomes("sets_a_dscp_of_zero", "dscp", "set = 0", udp(v4().traffic_class(0xff)), udp(v4().traffic_class(3)), {{"changed", 1}}),
+    becomes("sets_the_dscp_of_ipv6_and_keeps_ecn", "dscp", "set = 46", udp(v6().traffic_class(8 << 2 | 2)),
+            udp(v6().traffic_class(46 << 2 | 2)), {{"changed", 1}}),
+    becomes("sets_the_dscp_behind_a_tag", "dscp", "set = 63", udp(tagged(7).ipv4("10.0.0.1", "10.0.0.2")),
+            udp(tagged(7).ipv4("10.0.0.1", "10.0.0.2").traffic_class(63 << 2)), {{"changed", 1}}),
+    becomes("maps_a_dscp", "dscp", "map = [{ from = 10, to = 0 }, { from = 0, to = 10 }]", udp(v4()), udp(v4().traffic_class(10 << 2)),
+            {{"changed", 1}}),
+    becomes("maps_the_other_way_too", "dscp", "map = [{ from = 10, to = 0 }, { from = 0, to = 10 }]", udp(v4().traffic_class(10 << 2)),
+            udp(v4()), {{"changed", 1}}),
+    becomes("keeps_a_dscp_that_is_not_mapped", "dscp", "map = [{ from = 10, to = 0 }]", udp(v6().traffic_class(11 << 2)),
+            udp(v6().traffic_class(11 << 2)), {{"unchanged", 1}}),
+    becomes("maps_a_dscp_before_it_sets_others", "dscp", "set = 1, map = [{ from = 10, to = 20 }]", udp(v4().traffic_class(10 << 2)),
+            udp(v4().traffic_class(20 << 2)), {{"changed", 1}}),
+    becomes("sets_no_dscp_of_another_protocol", "dscp", "set = 46", ethernet(1, 2).pad(60), ethernet(1, 2).pad(60), {{"other", 1}}),
+    drops("sets_no_dscp_in_a_header_that_is_cut", "dscp", "set = 46", cut(udp(v4()), 14 + 19), "truncated"),
 };
 
 std::string claim_of(const testing::TestParamInfo<Case>& info) { return info.param.claim; }
@@ -235,13 +336,13 @@ class Egress : public testing::TestWithParam<Case> {};
 class EgressInKernel : public testing::TestWithParam<Case> {};
 
 TEST_P(Egress, host_build) {
-  HostBuild build(GetParam().program, GetParam().config);
+  HostBuild build(Configured(GetParam().program, GetParam().keys));
   expect_claim(GetParam(), build);
 }
 
 TEST_P(EgressInKernel, bpf_build) {
   if (const std::string why = no_kernel(); !why.empty()) GTEST_SKIP() << why;
-  auto build = KernelBuild::load(GetParam().program, GetParam().config);
+  auto build = KernelBuild::load(Configured(GetParam().program, GetParam().keys));
   ASSERT_TRUE(build) << build.error().what;
   expect_claim(GetParam(), **build);
 }
@@ -270,26 +371,37 @@ TEST(KernelEgressBuilds, agree_on_random_frames) {
   const u32 seed = test_seed();
   SCOPED_TRACE(fmt::format("WEIR_TEST_SEED={}", seed));
   std::mt19937 dice(seed);
-  for (u32 round = 0; round < 8; ++round) {
-    const bool counting = round % 2 == 0;
-    const egress_program& program = counting ? weir_egress_count : weir_egress_mac_rewrite;
-    const std::optional<Mac> source = dice() % 4 == 0 ? std::nullopt : std::optional(station(dice()));
-    const std::vector<u8> config = counting ? std::vector<u8>(8) : bytes_of(rewrite(source, station(dice())));
-    HostBuild host(program, config);
-    auto kernel = KernelBuild::load(program, config);
+  std::set<std::pair<std::string, std::string>> configured;
+  for (const Case& each : cases) configured.emplace(each.program, each.keys);
+  std::set<std::string> programs;
+  for (const auto& [program, keys] : configured) {
+    SCOPED_TRACE(fmt::format("{} {{ {} }}", program, keys));
+    programs.insert(program);
+    const Configured of(program, keys);
+    HostBuild host(of);
+    auto kernel = KernelBuild::load(of);
     ASSERT_TRUE(kernel) << kernel.error().what;
     for (u32 i = 0; i < 1000; ++i) {
       const Packet frame = random_frame(dice);
-      ASSERT_EQ((*kernel)->run(frame), host.run(frame)) << program.name << ", frame " << i;
+      ASSERT_EQ((*kernel)->run(frame), host.run(frame)) << "frame " << i;
     }
     EXPECT_EQ((*kernel)->state(), host.state());
   }
+  const std::vector<std::string> all = registry().egress_programs();
+  EXPECT_EQ(programs, std::set<std::string>(all.begin(), all.end())) << "every program has cases here";
+}
+
+TEST(EgressHost, a_frame_without_headroom_is_not_grown) {
+  HostBuild build(Configured("vlan_push", "vid = 9"));
+  const Packet frame = ethernet(1, 2).pad(60);
+  EXPECT_EQ(build.run(frame, 3), (Answer{EGRESS_DROP(VLAN_PUSH_NO_HEADROOM), frame}));
+  EXPECT_EQ(build.run(frame, 4), (Answer{EGRESS_TRANSMIT, tagged(9).pad(64)}));
 }
 
 TEST(KernelEgressBuilds, share_configuration_and_state) {
   if (const std::string why = no_kernel(); !why.empty()) GTEST_SKIP() << why;
-  auto counting = KernelBuild::load(weir_egress_count, {});
-  auto rewriting = KernelBuild::load(weir_egress_mac_rewrite, bytes_of(rewrite(station(5), station(6))));
+  auto counting = KernelBuild::load(Configured("count", ""));
+  auto rewriting = KernelBuild::load(Configured("mac_rewrite", addresses(5, 6)));
   ASSERT_TRUE(counting && rewriting);
   const Packet frame = ethernet(1, 2).pad(60);
   (*counting)->run(frame);
@@ -299,7 +411,7 @@ TEST(KernelEgressBuilds, share_configuration_and_state) {
   EXPECT_EQ((*counting)->accounts().kernel(0).verdict[WEIR_NEXT], 1u);
   EXPECT_EQ((*counting)->accounts().user(0).verdict[WEIR_NEXT], 2u);
   for (const auto& [source, destination] : {std::pair(5u, 6u), std::pair(7u, 8u)}) {
-    std::ranges::copy(bytes_of(rewrite(station(source), station(destination))), (*rewriting)->config());
+    std::ranges::copy(Configured("mac_rewrite", addresses(source, destination)).config, (*rewriting)->config());
     const Packet out = ethernet(source, destination).pad(60);
     EXPECT_EQ((*rewriting)->run(frame).bytes, out);
     EXPECT_EQ((*rewriting)->run_on_a_worker(frame), out);

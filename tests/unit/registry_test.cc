@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // registry_test: the modules of the build tree are found with what they declare, and one that does not fit is refused by its file's name.
 #include "core/pipeline/registry.hh"
+#include "core/pipeline/egress_config.hh"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -117,6 +118,26 @@ TEST(Registry, makes_schema_keys_of_egress_keys) {
   EXPECT_EQ(schema[0].says, "the VLAN");
   EXPECT_FALSE(schema[1].required);
   EXPECT_EQ(schema[1].default_text, "3");
+}
+
+TEST(Registry, makes_schema_keys_of_each_type_of_egress_key) {
+  const char* const kinds[] = {"round", "square", nullptr};
+  const egress_key inner[] = {{.name = "from", .type = EGRESS_KEY_U32, .says = "", .required = 1, .max = 63}, {.type = EGRESS_KEY_END}};
+  const egress_key keys[] = {
+      {.name = "kind", .type = EGRESS_KEY_CHOICE, .says = "", .fallback = "square", .choices = kinds},
+      {.name = "mtu", .type = EGRESS_KEY_MTU, .says = ""},
+      {.name = "map", .type = EGRESS_KEY_LIST, .says = "", .min = 1, .max = 3, .inner = inner},
+      {.type = EGRESS_KEY_END},
+  };
+  const Schema schema = egress_schema({.keys = keys});
+  ASSERT_EQ(schema.size(), 3u);
+  EXPECT_THAT(schema[0].choices, ElementsAre("round", "square"));
+  EXPECT_EQ(schema[0].default_text, "\"square\"");
+  EXPECT_FALSE(schema[1].required);
+  EXPECT_EQ(schema[1].default_text, "") << "the port's own";
+  EXPECT_EQ(std::pair(schema[2].min, schema[2].max), std::pair(1ll, 3ll));
+  ASSERT_EQ(schema[2].inner.size(), 1u);
+  EXPECT_EQ(schema[2].inner[0].inner.at(0).name, "from");
 }
 
 TEST(Registry, looks_into_every_folder_for_modules_and_at_nothing_else) {

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause */
+/* vlan_pop: take the VLAN tag in front off a frame. A frame without one stays as it is.
+ *   egress = ["vlan_pop"]
+ */
+#include "bpf/lib/headers.bpf.h"
+
+#include "bpf/abi/vlan_pop.h"
+
+EGRESS_DROPS(vlan_pop, "truncated")
+EGRESS_COUNTERS(vlan_pop, "popped", "untagged")
+EGRESS_KEYS(vlan_pop)
+
+struct vlan_pop_state {
+	__u64 count[VLAN_POP_UNTAGGED + 1];
+};
+
+EGRESS(vlan_pop, "take the VLAN tag in front off", struct egress_none, struct vlan_pop_state)
+{
+	struct ethhdr *eth = egress_header(frame, 0, sizeof(*eth));
+	struct {
+		__u8 unused[HEADERS_VLAN_HLEN];
+		__u8 addresses[2 * ETH_ALEN];
+	} *front;
+	__u8 addresses[2 * ETH_ALEN];
+
+	(void)config;
+	if (!eth)
+		return egress_drop(VLAN_POP_TRUNCATED);
+	if (!headers_is_tag(eth->h_proto)) {
+		st->count[VLAN_POP_UNTAGGED]++;
+		return EGRESS_TRANSMIT;
+	}
+	if (!egress_header(frame, 0, ETH_HLEN + HEADERS_VLAN_HLEN))
+		return egress_drop(VLAN_POP_TRUNCATED);
+	__builtin_memcpy(addresses, eth, sizeof(addresses));
+	front = egress_header(frame, 0, sizeof(*front));
+	if (!front)
+		return egress_drop(VLAN_POP_TRUNCATED);
+	__builtin_memcpy(front->addresses, addresses, sizeof(addresses));
+	if (!egress_shrink(frame, HEADERS_VLAN_HLEN))
+		return egress_drop(VLAN_POP_TRUNCATED);
+	st->count[VLAN_POP_POPPED]++;
+	return EGRESS_TRANSMIT;
+}

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Rule 2: a frame leaves through the same egress programs whichever path it took. Thousands of frames through each program and through chains,
+by the kernel's redirect and by user space: the same bytes, counters and drops. scapy makes the frames and judges what comes out."""
+import os
+import random
+
+import pytest
+from lab import mac, wait_until
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
+from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
+from scapy.packet import Raw
+
+PATCH = '[[pipeline]]\nname = "main"\n[[pipeline.stage]]\nplugin = "patch"\npairs = [["p0", "p1"]]\n'
+CHAINS = {
+    "count": '["count"]',
+    "mac_rewrite": '[{ program = "mac_rewrite", src = "02:00:00:00:00:66", dst = "02:00:00:00:00:77" }]',
+    "vlan_push": '[{ program = "vlan_push", vid = 100 }]',
+    "vlan_pop": '["vlan_pop"]',
+    "vlan_rewrite": '[{ program = "vlan_rewrite", vid = 7, pcp = 3, tpid = "802.1ad" }]',
+    "ttl": '["ttl"]',
+    "dscp": '[{ program = "dscp", set = 46, map = [{ from = 0, to = 10 }] }]',
+    "router": '["ttl", { program = "dscp", set = 10 }, { program = "mac_rewrite", src = "02:00:00:00:00:66" }, { program = "vlan_push", vid = 100 }]',
+    "eight": '["count", "vlan_pop", "ttl", { program = "vlan_push", vid = 1 }, { program = "vlan_rewrite", vid = 2, pcp = 7 },'
+             ' { program = "mac_rewrite", src = "02:00:00:00:00:66" }, { program = "dscp", set = 1 }, "count"]',
+}
+NUMBER = 1000
+BATCH = 100  # a veth holds 256
+
+
+def random_frame(dice):
+    """v4 and v6, tagged once, twice or not, with options, fragments, expiring TTLs, wrong checksums; cut, or not IP at all."""
+    packet = Ether(src=mac(1), dst=mac(2))
+    for _ in range(dice.choice([0, 0, 1, 2, 3])):
+        packet /= dice.choice([Dot1Q, Dot1AD])(vlan=dice.randrange(4096), prio=dice.randrange(8))
+    ttl, tos = dice.choice([0, 1, 2, 64, 255]), dice.randrange(256)
+    kind = dice.randrange(8)
+    if kind < 4:
+        packet /= IP(src="10.0.0.1", dst="10.0.0.2", ttl=ttl, tos=tos, id=dice.randrange(65536),
+                     options=[IPOption_NOP()] * 4 if dice.random() < 0.2 else [], frag=dice.choice([0, 0, 0, 185]),
+                     **({"chksum": dice.randrange(65536)} if dice.random() < 0.1 else {}))
+    elif kind < 7:
+        packet /= IPv6(src="fd00::1", dst="fd00::2", hlim=ttl, tc=tos, fl=dice.randrange(1 << 20))
+        if dice.random() < 0.2:
+            packet /= IPv6ExtHdrFragment(id=dice.randrange(1 << 32), offset=100)
+    else:
+        packet /= ARP()
+    if kind < 7:
+        packet /= dice.choice([UDP(sport=1, dport=2), TCP(sport=1, dport=2), ICMP()])
+    raw = bytes(packet / Raw(dice.randbytes(dice.choice([0, 1, 18, 100, 1400]))))
+    if dice.random() < 0.2:
+        raw = raw[:dice.randrange(14, len(raw) + 1)]
+    # The kernel's packet sockets send no tagged frame whose tag is cut, and no frame that is longer than the device takes.
+    return raw[:1514]
+
+
+def play(lab, frames, egress, flags):
+    """What comes out of the other port, what the programs counted, and what was dropped."""
+    left, right = lab.wires()
+    weir = lab.weir(lab.ports(2).replace('name = "p1"\n', f'name = "p1"\negress = {egress}\n') + PATCH, *flags)
+    heard = []
+    for start in range(0, len(frames), BATCH):
+        for raw in frames[start:start + BATCH]:
+            left.send(raw)
+        wait_until(lambda end=start + BATCH: weir.settled(min(end, len(frames))), "the frames are through")
+        heard += right.waiting()
+    now = weir.conserved()
+    heard += right.hear(now["ports"][1]["tx_kernel"] + now["ports"][1]["tx_user"] - len(heard))
+    drops = {(drop["where"], drop["reason"]): drop["frames"] for drop in now["drops"]}
+    counted = [(program["program"], program["frames"], program["drop"], program["counters"]) for program in now["egress"]]
+    weir.stop()
+    return heard, drops, counted
+
+
+def has_right_checksum(raw):
+    """Whether scapy computes the IPv4 header checksum that the frame has; True for what is not IPv4."""
+    packet = Ether(raw)
+    if IP not in packet or len(bytes(packet[IP])) < packet[IP].ihl * 4:
+        return True
+    given = packet[IP].chksum
+    header = bytes(packet[IP])[:packet[IP].ihl * 4]
+    fresh = IP(header)
+    del fresh.chksum
+    return IP(bytes(fresh)).chksum == given
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_both_paths_give_the_same_bytes_counters_and_drops(make_lab, name):
+    seed = int(os.environ.get("WEIR_TEST_SEED", random.randrange(1 << 32)))
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    frames = [random_frame(dice) for _ in range(NUMBER)]
+    kernel, user = (play(make_lab(2), frames, CHAINS[name], flags) for flags in ([], ["--user-only"]))
+    assert len(kernel[0]) > NUMBER // 4
+    for number, (one, other) in enumerate(zip(kernel[0], user[0])):
+        assert one == other, f"frame {number} that comes out"
+    assert kernel == user
+    wrong = sum(not has_right_checksum(raw) for raw in kernel[0])
+    sent_wrong = sum(not has_right_checksum(raw) for raw in frames)
+    assert wrong <= sent_wrong, "a program spoilt a checksum"
