@@ -18,7 +18,8 @@ EGRESS_KEYS(vlan_push,
 	  .offset = offsetof(struct vlan_push_config, pcp), .present = offsetof(struct vlan_push_config, has_pcp) },
 	{ .name = "tpid", .type = EGRESS_KEY_CHOICE, .says = "kind of tag", .choices = (const char *const[]){ "802.1Q", "802.1ad", NULL },
 	  .fallback = "802.1Q", .offset = offsetof(struct vlan_push_config, tpid) },
-	{ .name = "mtu", .type = EGRESS_KEY_MTU, .says = "a frame that is longer with its tag is dropped", .offset = offsetof(struct vlan_push_config, mtu) })
+	{ .name = "mtu", .type = EGRESS_KEY_MTU, .says = "a frame that is longer with its tag is dropped",
+	  .offset = offsetof(struct vlan_push_config, mtu) })
 
 EGRESS(vlan_push, "put a VLAN tag in front", struct vlan_push_config, struct egress_none)
 {

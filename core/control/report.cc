@@ -249,22 +249,21 @@ Result<json> Instance::stats() {
 }
 
 json Instance::devmap() const {
-  const auto row = [&](PortSlot slot, const KernelSide::Entry& entry) {
-    const PortEntry& port = path_->ports[slot.value];
-    auto at = std::ranges::find(kernel_ports_, slot, &KernelPort::slot);
+  const auto row = [&](u32 slot, const DeviceEntry& entry) {
+    const PortEntry& port = path_->ports[slot];
+    auto at = std::ranges::find(kernel_ports_, slot, [](const KernelPort& each) { return u32{each.slot.value}; });
     json chain = json::array();
     for (const EgressChain::Step& step : port.egress.steps()) chain.push_back(step.program->name);
-    json given{{"key", slot.value}, {"port", port.name}, {"device", at->device}, {"ifindex", entry.ifindex}, {"chain", chain}};
+    json given{{"key", slot}, {"port", port.name}, {"device", at->device}, {"ifindex", entry.device.value}, {"chain", chain}};
     if (entry.program != 0) given["program"] = {{"id", entry.program}, {"name", program_name(entry.program)}};
     return given;
   };
   json report{{"instance", name()}, {"ports", json::array()}, {"groups", json::array()}};
   if (!kernel_) return report;
-  for (const KernelPort& port : kernel_ports_)
-    if (const auto entry = kernel_->entry(port.slot)) report["ports"].push_back(row(port.slot, *entry));
+  for (const auto& [slot, entry] : kernel_->entries().all()) report["ports"].push_back(row(slot, entry));
   for (u16 slot = 0; slot < path_->groups.size(); ++slot) {
     json group{{"group", slot}, {"name", topology_->groups()[slot].name}, {"entries", json::array()}};
-    for (const auto& [member, entry] : kernel_->group_entries(GroupSlot{slot})) group["entries"].push_back(row(member, entry));
+    for (const auto& [member, entry] : kernel_->group(GroupSlot{slot}).all()) group["entries"].push_back(row(member, entry));
     report["groups"].push_back(std::move(group));
   }
   return report;

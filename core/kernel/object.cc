@@ -182,8 +182,11 @@ Result<> BpfObject::load() {
   if (err == 0) return {};
   if (err == -EPERM || err == -EACCES) {
     if (std::string reason = verifier_reason(); err == -EACCES && !reason.empty())
-      return fail("{}: the kernel's verifier refuses its program, as it does more often without CAP_PERFMON (run weir as root): {}{}",
-                  name_, reason, whole_log());
+      return fail("{}: the kernel's verifier refuses its program, {}: {}{}", name_,
+                  reason.starts_with("write into map forbidden")  // devmaps and xskmaps: kernel/bpf/devmap.c, dev_map_init_map
+                      ? "which sets or deletes an entry of a devmap: a program may look entries up, and only user space changes them"
+                      : "as it does more often without CAP_PERFMON (run weir as root)",
+                  reason, whole_log());
     return fail_errno(-err,
                       fmt::format("{}: load its BPF programs (weir needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: run it as root)", name_));
   }

@@ -27,12 +27,6 @@ std::span<const u8> elf_of() {
   return {static_cast<const u8*>(bytes), size};
 }
 
-std::optional<KernelSide::Entry> read_entry(const BpfMap& map, PortSlot port) {
-  bpf_devmap_val value{};
-  if (!map.get(port.value, &value)) return std::nullopt;
-  return KernelSide::Entry{value.ifindex, value.bpf_prog.id};  // a write takes a descriptor, a read gives back the id
-}
-
 // A bpffs takes no dots in names (kernel/bpf/inode.c keeps them for itself).
 std::string pin_name(std::string name) {
   std::ranges::replace(name, '.', '_');
@@ -40,13 +34,6 @@ std::string pin_name(std::string name) {
 }
 
 std::string link_pin(const KernelPort& port) { return fmt::format("link_{}", port.ifindex.value); }
-
-bpf_devmap_val entry_of(Ifindex device, int program_fd) {
-  bpf_devmap_val value{};
-  value.ifindex = device.value;
-  value.bpf_prog.fd = program_fd;  // none: 0 or less
-  return value;
-}
 
 }  // namespace
 
@@ -117,10 +104,9 @@ Result<> KernelSide::create_maps() {
   accounts_ = found ? std::move(*found) : TRY(BpfMap::create("accounts", accounts));
   scratch_ = TRY(BpfMap::create("scratch", {BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(scratch), 1, 0}));
   stages_ = TRY(BpfMap::create("stages", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, WEIR_MAX_STAGES, 0}));
-  const MapShape devmap{BPF_MAP_TYPE_DEVMAP, 4, sizeof(bpf_devmap_val), WEIR_MAX_PORTS, 0};
-  ports_ = TRY(BpfMap::create("ports", devmap));
+  ports_ = TRY(Devmap::create("ports", DevmapForm::array, WEIR_MAX_PORTS));
   sockets_ = TRY(BpfMap::create("sockets", {BPF_MAP_TYPE_XSKMAP, 4, 4, WEIR_MAX_PORTS * max_queues, 0}));
-  groups_ = TRY(BpfMap::create("groups", {BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, WEIR_MAX_GROUPS, 0}, ports_.fd()));
+  groups_ = TRY(BpfMap::create("groups", {BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, WEIR_MAX_GROUPS, 0}, ports_.map().fd()));
   targets_ = TRY(BpfMap::create("targets", {BPF_MAP_TYPE_ARRAY, 4, sizeof(group_targets), WEIR_MAX_GROUPS, 0}));
   devices_ = TRY(BpfMap::create("devices", {BPF_MAP_TYPE_ARRAY, 4, 4, WEIR_NEAR_DEVICES, 0}));
   far_devices_ = TRY(BpfMap::create("far_devices", {BPF_MAP_TYPE_HASH, 4, 4, WEIR_MAX_PORTS, 0}));
@@ -130,7 +116,7 @@ Result<> KernelSide::create_maps() {
 // Gives an object the instance's maps in place of the ones that its header declares.
 Result<> KernelSide::share(BpfObject& object) const {
   const std::pair<const char*, const BpfMap*> shared[] = {{"accounts", &accounts_}, {"scratch", &scratch_}, {"stages", &stages_},
-                                                          {"ports", &ports_},       {"sockets", &sockets_}, {"groups", &groups_},
+                                                          {"ports", &ports_.map()}, {"sockets", &sockets_}, {"groups", &groups_},
                                                           {"targets", &targets_},   {"devices", &devices_}, {"far_devices", &far_devices_}};
   for (const auto& [name, map] : shared)
     if (object.has_map(name)) TRY_VOID(object.use(name, map->fd()));
@@ -213,16 +199,15 @@ int KernelSide::entry_program(PortSlot port) const noexcept {
 }
 
 Result<> KernelSide::set_entry(const KernelPort& port) {
-  const bpf_devmap_val entry = entry_of(port.ifindex, entry_program(port.slot));
-  if (port.redirectable && port.takes_redirects) return ports_.set(port.slot.value, &entry);
-  ports_.remove(port.slot.value);
+  if (port.redirectable && port.takes_redirects) return ports_.set(port.slot.value, port.ifindex, entry_program(port.slot));
+  if (Result<> gone = ports_.remove(port.slot.value); !gone && gone.error().failure != Failure::missing) return gone;
   return {};
 }
 
 Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& members, const std::vector<KernelPort>& ports) {
   if (group_maps_.size() <= group.value) group_maps_.resize(group.value + 1u), group_members_.resize(group.value + 1u);
   group_members_[group.value] = members;
-  BpfMap map = TRY(BpfMap::create("group", {BPF_MAP_TYPE_DEVMAP, 4, sizeof(bpf_devmap_val), WEIR_MAX_PORTS, 0}));
+  Devmap map = TRY(Devmap::create("group", DevmapForm::array, WEIR_MAX_PORTS));
   const bool generic = std::ranges::any_of(ports, [](const KernelPort& port) { return port.mode == Mode::generic; });
   u32 longest = ~0u;
   std::vector<PortSlot> reachable;  // a broadcast would skip a device that is down without a word
@@ -235,17 +220,16 @@ Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& mem
     // them.
     if (generic && !egress_[member.value].empty()) longest = 0;
     longest = std::min(longest, port->longest);
-    const bpf_devmap_val entry = entry_of(port->ifindex, entry_program(member));
-    TRY_VOID(map.set(member.value, &entry));
+    TRY_VOID(map.set(member.value, port->ifindex, entry_program(member)));
     reachable.push_back(member);
   }
   const group_targets targets = targets_of(reachable, longest);
-  const int fd = map.fd();
-  if (const BpfMap& old = group_maps_[group.value]; attached_) {
+  const int fd = map.map().fd();
+  if (const Devmap& old = group_maps_[group.value]; attached_) {
     // The devmap and what is said of it change one after the other, so floods go through user space meanwhile. Setting a map in a map
     // waits until no program works with what was there before (kernel/bpf/syscall.c, maybe_wait_bpf_programs).
     const group_targets none{};
-    const int old_fd = old.fd();
+    const int old_fd = old.map().fd();
     TRY_VOID(targets_.set(group.value, &none));
     TRY_VOID(groups_.set(group.value, &old_fd));
   }
@@ -357,15 +341,6 @@ Result<XdpLink> KernelSide::adopt_link(KernelPort& port) const {
   return missing("no link of an earlier run");
 }
 
-std::optional<KernelSide::Entry> KernelSide::entry(PortSlot port) const { return read_entry(ports_, port); }
-
-std::vector<std::pair<PortSlot, KernelSide::Entry>> KernelSide::group_entries(GroupSlot group) const {
-  std::vector<std::pair<PortSlot, Entry>> entries;
-  for (u16 slot = 0; slot < WEIR_MAX_PORTS; ++slot)
-    if (auto found = read_entry(group_maps_.at(group.value), PortSlot{slot})) entries.emplace_back(PortSlot{slot}, *found);
-  return entries;
-}
-
 std::size_t KernelSide::tracing_hash() {
   const std::span<const u8> elf = elf_of<::trace>();
   return std::hash<std::string_view>{}({reinterpret_cast<const char*>(elf.data()), elf.size()});
@@ -397,7 +372,7 @@ Result<> KernelSide::prepare_pins(const std::vector<const KernelMemory*>& others
   // A program array forgets its programs when the last descriptor closes, unless it is pinned.
   TRY_VOID(put("accounts", accounts_.fd()));
   TRY_VOID(put("stages", stages_.fd()));
-  TRY_VOID(put("ports", ports_.fd()));
+  TRY_VOID(put("ports", ports_.map().fd()));
   for (std::size_t slot = 0; slot < chains_.size(); ++slot)
     if (chains_[slot].fd() >= 0) TRY_VOID(put(fmt::format("chain_{}", slot), chains_[slot].fd()));
   const auto put_memory = [&](const KernelMemory& memory) {

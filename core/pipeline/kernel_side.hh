@@ -11,6 +11,7 @@
 #include "bpf/abi/link.h"
 #include "core/config/config.hh"
 #include "core/kernel/bpffs.hh"
+#include "core/kernel/devmap.hh"
 #include "core/kernel/object.hh"
 #include "core/kernel/xdp_link.hh"
 #include "core/pipeline/egress_chain.hh"
@@ -135,11 +136,9 @@ class KernelSide {
   // By which the ingress program of a port in generic mode knows frames that go up the host stack; see bpf/abi/to_stack.h.
   [[nodiscard]] u64 mark() const noexcept { return mark_; }
   // What the kernel holds for a port or a member of a group: the ids of its device and of its program; none: no entry.
-  struct Entry {
-    u32 ifindex, program;
-  };
-  [[nodiscard]] std::optional<Entry> entry(PortSlot port) const;
-  [[nodiscard]] std::vector<std::pair<PortSlot, Entry>> group_entries(GroupSlot group) const;
+  // Keys are slots of ports.
+  [[nodiscard]] const Devmap& entries() const noexcept { return ports_; }
+  [[nodiscard]] const Devmap& group(GroupSlot group) const { return group_maps_.at(group.value); }
   [[nodiscard]] const std::string& pin_path() const noexcept { return pins_.path(); }
 
  private:
@@ -179,8 +178,9 @@ class KernelSide {
   PinFolder pins_;
   Shape shape_;
   u64 mark_;
-  BpfMap accounts_, scratch_, stages_, ports_, sockets_, groups_, targets_;
-  std::vector<BpfMap> group_maps_;
+  BpfMap accounts_, scratch_, stages_, sockets_, groups_, targets_;
+  Devmap ports_;
+  std::vector<Devmap> group_maps_;
   std::vector<std::vector<PortSlot>> group_members_;
   std::vector<BpfMap> chains_;
   std::map<u32, StageHalf> halves_;                 // by stage number
