@@ -402,6 +402,17 @@ def test_every_map_is_documented():
     assert documented == declared
 
 
+def test_every_test_of_the_devmaps_contract_exists():
+    """And every test of a row of the contract is named there."""
+    rows = [line for line in (ROOT / "bpf/README.md").read_text().splitlines() if re.match(r"\| \d+ \| ", line)]
+    assert len(rows) == len({row.split(" | ")[0] for row in rows}) >= 9
+    sources = "".join(file.read_text() for folder in ("unit", "netns", "vm") for file in sorted((ROOT / "tests" / folder).glob("*[_.]*"))
+                      if file.suffix in (".cc", ".py"))
+    named = {name for row in rows for name in re.findall(r"`((?:row|test)_\w+)`", row)}
+    assert {name for name in named if not re.search(rf"\b{name}\b", sources)} == set()
+    assert set(re.findall(r"\brow_\d+_\w+", sources)) <= named
+
+
 def test_every_verdict_of_a_kernel_half_is_documented():
     declared = re.findall(r"stage_verdict (\w+)\([^)]*\) \{ return STAGE_VERDICT", text(ROOT / "bpf" / "lib" / "stage.bpf.h"))
     rows = next(rows for rows in tables(section(ROOT / "bpf" / "README.md", "A kernel half")) if "verdict" in rows[0])
