@@ -2,6 +2,7 @@
 """Rule 2: a frame leaves through the same egress programs whichever path it took. Thousands of frames through each program and through chains,
 by the kernel's redirect and by user space: the same bytes, counters and drops. scapy makes the frames and judges what comes out."""
 import os
+import pathlib
 import random
 
 import pytest
@@ -24,6 +25,7 @@ CHAINS = {
     "eight": '["count", "vlan_pop", "ttl", { program = "vlan_push", vid = 1 }, { program = "vlan_rewrite", vid = 2, pcp = 7 },'
              ' { program = "mac_rewrite", src = "02:00:00:00:00:66" }, { program = "dscp", set = 1 }, "count"]',
 }
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 NUMBER = 1000
 BATCH = 100  # a veth holds 256
 
@@ -82,6 +84,23 @@ def has_right_checksum(raw):
     fresh = IP(header)
     del fresh.chksum
     return IP(bytes(fresh)).chksum == given
+
+
+@pytest.mark.parametrize("flags", [[], ["--user-only"]], ids=["kernel", "user_only"])
+def test_the_example_of_a_trunk_tags_and_untags(lab, flags):
+    text = (ROOT / "config" / "trunk.toml").read_text().replace('"eth0"', '"p0"').replace('"eth1"', '"p1"')
+    access, trunk = lab.wires()
+    weir = lab.weir(text.replace('[weir]\nname = "trunk"\n', "", 1), *flags)
+    inner = IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1, dport=2) / Raw(b"water" * 8)
+    access.send(bytes(Ether(src=mac(1), dst=mac(2)) / inner))
+    raw, = trunk.hear(1)
+    packet = Ether(raw)
+    assert (packet[Dot1Q].vlan, packet[Dot1Q].prio, packet[IP].tos, bytes(packet[Raw])) == (100, 5, 46 << 2, b"water" * 8)
+    assert has_right_checksum(raw)
+    back = Ether(src=mac(2), dst=mac(1)) / Dot1Q(vlan=100) / inner
+    trunk.send(bytes(back))
+    assert access.hear(1) == [bytes(Ether(src=mac(2), dst=mac(1)) / inner)]
+    weir.conserved()
 
 
 @pytest.mark.parametrize("name", CHAINS)

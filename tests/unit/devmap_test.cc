@@ -1,18 +1,29 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // devmap_test: what holds of device entries, in both forms of the map and on every kernel that this runs on.
 #include <bpf/bpf.h>
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <linux/bpf.h>
+#include <linux/if_packet.h>
 #include <net/if.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
-#include <cstring>
+#include <chrono>
+#include <cstdlib>
+#include <map>
+#include <thread>
 
 #include "core/kernel/devmap.hh"
+#include "core/kernel/xdp_link.hh"
 #include "core/plugin.hh"
 #include "tests/kit/plugin_kit.hh"
 
 #include "devmap_reader.skel.h"
+#include "devmap_wire.skel.h"
 #include "devmap_writer.skel.h"
 
 namespace weir {
@@ -160,6 +171,153 @@ TEST_P(KernelDevmap, row_11_a_program_with_frags_is_refused_where_the_others_hav
 }
 
 INSTANTIATE_TEST_SUITE_P(Form, KernelDevmap, testing::Values(DevmapForm::array, DevmapForm::hash),
+                         [](const auto& form) { return form.param == DevmapForm::array ? "array" : "hash"; });
+
+// As in devmap_wire.bpf.c.
+struct Wire {
+  u32 flags, answer, ingress, egress, queue, runs;
+};
+
+// In a network namespace of its own: s0 sends to s1, whose program redirects to a0 and b0, and what these send comes out of a1 and b1.
+class KernelDevmapWire : public testing::TestWithParam<DevmapForm> {
+ protected:
+  static constexpr const char* devices[] = {"s0", "s1", "a0", "a1", "b0", "b1"};
+
+  void SetUp() override {
+    if (const std::string why = no_kernel(); !why.empty()) GTEST_SKIP() << why;
+    home_ = Fd(::open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
+    ASSERT_EQ(::unshare(CLONE_NEWNET), 0);
+    ASSERT_EQ(std::system("for each in s a b; do ip link add ${each}0 type veth peer name ${each}1 || exit 1; done"
+                          " && for each in s0 s1 a0 a1 b0 b1; do ip link set $each up || exit 1; done"),
+              0);
+    Result<Devmap> made = Devmap::create("entries", GetParam(), 8);
+    ASSERT_TRUE(made) << made.error().what;
+    map_ = std::move(*made);
+    Result<BpfObject> object = BpfObject::open("wire", WEIR_KERNEL_HALF(devmap_wire)());
+    ASSERT_TRUE(object) << object.error().what;
+    object_ = std::make_unique<BpfObject>(std::move(*object));
+    ASSERT_TRUE(object_->use("entries", map_.map().fd()));
+    Result<BpfMap> wire = BpfMap::create("wire", {BPF_MAP_TYPE_ARRAY, 4, sizeof(Wire), 1, BPF_F_MMAPABLE});
+    ASSERT_TRUE(wire && object_->use("wire", wire->fd()));
+    Result<Mapping> memory = wire->map_memory();
+    ASSERT_TRUE(memory);
+    memory_ = std::move(*memory);
+    const Result<> loaded = object_->load();
+    ASSERT_TRUE(loaded) << loaded.error().what;
+    attach("to_entries", "s1");
+    for (const char* device : {"s0", "a1", "b1"}) attach("receiver", device);
+    for (const char* device : devices) sockets_.emplace(device, open_socket(device));
+  }
+  void TearDown() override {
+    links_.clear();
+    sockets_.clear();
+    // The other namespace goes, with its devices.
+    if (home_ && ::setns(home_.get(), CLONE_NEWNET) != 0) broken("there is no way back into the namespace of the tests");
+  }
+
+  static Ifindex index(const char* device) { return Ifindex{::if_nametoindex(device)}; }
+  void attach(const char* program, const char* device) {
+    Result<XdpLink> link = XdpLink::attach(object_->program_fd(program), index(device), true);
+    ASSERT_TRUE(link) << device << ": " << link.error().what;
+    links_.push_back(std::move(*link));
+  }
+  static Fd open_socket(const char* device) {
+    Fd fd(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(0x88b5)));
+    sockaddr_ll to{};
+    to.sll_family = AF_PACKET;
+    to.sll_protocol = htons(0x88b5);
+    to.sll_ifindex = static_cast<int>(index(device).value);
+    if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&to), sizeof to) != 0) broken("a packet socket is not bound");
+    return fd;
+  }
+  Wire& wire() { return *reinterpret_cast<Wire*>(memory_.data()); }
+  u32 runs() { return std::atomic_ref(wire().runs).load(); }
+  void send(u8 mark) {
+    const Packet frame = FrameBuilder().ethernet(station(1), station(2)).payload({&mark, 1}).pad(60);
+    ASSERT_EQ(::send(sockets_.at("s0").get(), frame.data(), frame.size(), 0), static_cast<ssize_t>(frame.size()));
+  }
+  // The mark of the next frame that comes out of a device; -1: none within the time.
+  int heard(const char* device, int wait_ms = 5000) {
+    pollfd poll{sockets_.at(device).get(), POLLIN, 0};
+    std::array<u8, 2048> frame{};
+    if (::poll(&poll, 1, wait_ms) != 1 || ::recv(poll.fd, frame.data(), frame.size(), 0) < 15) return -1;
+    return frame[14];
+  }
+  // Until the entries' programs have run so often.
+  bool ran(u32 times) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+    while (runs() < times && std::chrono::steady_clock::now() < deadline) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return runs() == times;
+  }
+  void set(u32 key, const char* device) { ASSERT_EQ(said(map_.set(key, index(device), object_->program_fd("of_entry"))), "done"); }
+
+  Fd home_;
+  Devmap map_;
+  std::unique_ptr<BpfObject> object_;
+  Mapping memory_;
+  std::vector<XdpLink> links_;
+  std::map<std::string, Fd> sockets_;
+};
+
+TEST_P(KernelDevmapWire, row_9_the_program_of_an_entry_sees_both_devices) {
+  set(1, "a0");
+  wire().answer = XDP_PASS;
+  send(1);
+  EXPECT_EQ(heard("a1"), 1);
+  EXPECT_EQ(wire().ingress, index("s1").value);
+  EXPECT_EQ(wire().egress, index("a0").value);
+  EXPECT_EQ(wire().queue, 0u);
+}
+
+TEST_P(KernelDevmapWire, row_10_what_the_program_does_not_let_go_is_dropped) {
+  set(1, "a0");
+  u32 sent = 0;
+  for (u32 answer : std::array<u32, 5>{XDP_DROP, XDP_ABORTED, XDP_TX, XDP_REDIRECT, 77}) {
+    wire().answer = answer;
+    send(9);
+    EXPECT_TRUE(ran(++sent)) << answer;
+  }
+  wire().answer = XDP_PASS;
+  send(1);
+  EXPECT_EQ(heard("a1"), 1) << "the first that comes out, and the wire keeps the order";
+  EXPECT_EQ(runs(), sent + 1);
+}
+
+TEST_P(KernelDevmapWire, row_4_a_broadcast_reaches_every_entry) {
+  for (const auto& [key, device] : {std::pair(1u, "a0"), std::pair(2u, "b0"), std::pair(3u, "s1")}) set(key, device);
+  wire().answer = XDP_PASS;
+  wire().flags = BPF_F_BROADCAST;
+  send(1);
+  EXPECT_TRUE(ran(3));
+  EXPECT_EQ(heard("a1"), 1);
+  EXPECT_EQ(heard("b1"), 1);
+}
+
+TEST_P(KernelDevmapWire, row_4_a_broadcast_leaves_out_the_port_that_the_frame_came_in_by) {
+  for (const auto& [key, device] : {std::pair(1u, "a0"), std::pair(2u, "b0"), std::pair(3u, "s1")}) set(key, device);
+  wire().answer = XDP_PASS;
+  wire().flags = BPF_F_BROADCAST | BPF_F_EXCLUDE_INGRESS;
+  send(1);
+  send(2);
+  for (const char* device : {"a1", "b1"}) {
+    EXPECT_EQ(heard(device), 1);
+    EXPECT_EQ(heard(device), 2);
+  }
+  EXPECT_EQ(runs(), 4u);
+}
+
+TEST_P(KernelDevmapWire, row_7_an_entry_goes_with_its_device) {
+  set(1, "a0");
+  set(2, "b0");
+  ASSERT_EQ(std::system("ip link del b0"), 0);
+  EXPECT_THAT(map_.all(), ElementsAre(Pair(1, testing::Field(&DeviceEntry::device, index("a0")))));
+}
+
+TEST_P(KernelDevmapWire, row_8_a_program_of_an_entry_is_attached_to_no_device) {
+  EXPECT_FALSE(XdpLink::attach(object_->program_fd("of_entry"), index("b0"), true));
+}
+
+INSTANTIATE_TEST_SUITE_P(Form, KernelDevmapWire, testing::Values(DevmapForm::array, DevmapForm::hash),
                          [](const auto& form) { return form.param == DevmapForm::array ? "array" : "hash"; });
 
 TEST(KernelDevmapOfAStage, row_5_a_kernel_half_that_sets_an_entry_is_refused_with_the_reason) {
