@@ -157,7 +157,10 @@ static inline int egress_shrink(struct egress_frame *frame, __u32 bytes)
 
 #define EGRESS_PREPARE(name, config_type)                                                                          \
 	static const char *name##_prepare(config_type *config);                                                    \
-	const char *weir_prepare_##name(void *config) { return name##_prepare((config_type *)config); }            \
+	__attribute__((weak)) const char *weir_prepare_##name(void *config)                                        \
+	{                                                                                                          \
+		return name##_prepare((config_type *)config);                                                      \
+	}                                                                                                          \
 	static const char *name##_prepare(config_type *config)
 
 #define EGRESS(program, sentence, config_type, state_type)                                                         \
