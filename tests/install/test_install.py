@@ -54,7 +54,10 @@ def test_everything_is_there(tree):
 
 def test_the_program_runs_from_anywhere(tree):
     listed = run(tree / "bin" / "weir", "plugins").stdout
-    assert re.findall(r"^(\w+) ", listed, re.MULTILINE)[1:] == ["l2_switch", "patch", "count", "mac_rewrite"]
+    plugins = sorted(path.parent.name for path in (ROOT / "plugins").glob("*/*.bpf.c"))
+    programs = sorted(path.name.removesuffix(".bpf.c") for path in (ROOT / "bpf" / "egress").glob("*.bpf.c"))
+    assert len(plugins) >= 2 and len(programs) >= 2
+    assert re.findall(r"^(\w+) ", listed, re.MULTILINE)[1:] == plugins + programs
     libraries = run("ldd", tree / "bin" / "weir").stdout
     assert str(tree) in next(line for line in libraries.splitlines() if "libweir" in line)
     assert "not found" not in libraries
