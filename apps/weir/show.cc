@@ -111,6 +111,8 @@ std::string type_text(const weir::Key& key) {
       return key.choices.empty() ? "a string" : fmt::format("{}", fmt::join(key.choices, " | "));
     case Type::mac:
       return key.of_station ? "the MAC address of a station" : "a MAC address";
+    case Type::address:
+      return "an IPv4 or IPv6 address";
     case Type::port:
       return "the name of a port";
     case Type::list:

@@ -19,6 +19,7 @@ enum egress_key_type {
 	EGRESS_KEY_MTU,		/* __u32, bytes behind the Ethernet header; left out, what the port's device has, also when that changes */
 	EGRESS_KEY_CHOICE,	/* one of `choices`; the value is its place among them, a __u32 */
 	EGRESS_KEY_LIST,	/* tables of the keys `inner`, `stride` bytes apart from `offset` on; `number` is where their number goes, a __u32 */
+	EGRESS_KEY_ADDRESS,	/* of IPv4, in the first four of 16 bytes, or of IPv6; in network order. `number` is where 4 or 6 goes, a __u32 */
 };
 
 /* One configuration key, and where its value goes in the program's configuration struct. */
@@ -28,7 +29,7 @@ struct egress_key {
 	const char *says;	/* one sentence for people */
 	int required;
 	const char *fallback;	/* as it would stand in the file; "port": the address of the port's device; null: none */
-	__u32 offset;		/* of the value: __u32, or six bytes */
+	__u32 offset;		/* of the value: __u32, six bytes or sixteen */
 	__u32 present;		/* offset of a __u8 that is set to 1 when there is a value; 0: there is none, so that it cannot stand first */
 	long long min, max;	/* EGRESS_KEY_U32: the value; EGRESS_KEY_LIST: the number of tables */
 	const char *const *choices;	/* ends with null */

@@ -2,6 +2,7 @@
 // checker: one function for each type that a key may have.
 #include "core/config/checker.hh"
 
+#include <arpa/inet.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
@@ -172,6 +173,8 @@ std::optional<ConfigValue> Checker::value(const toml::node& from, const Key& key
       return string(from, key, path);
     case Key::Type::mac:
       return mac(from, key, path);
+    case Key::Type::address:
+      return address(from, path);
     case Key::Type::list:
       return list(from, key, path);
     case Key::Type::table:
@@ -223,6 +226,20 @@ std::optional<ConfigValue> Checker::mac(const toml::node& from, const Key& key, 
   }
   if (right) return ConfigValue{position_of(from), mac};
   refuse(from, path, "a MAC address such as \"02:00:00:00:00:01\"");
+  return std::nullopt;
+}
+
+std::optional<ConfigValue> Checker::address(const toml::node& from, const std::string& path) {
+  const auto* text = from.as_string();
+  const std::string given = text != nullptr ? text->get() : "";
+  Address address;
+  // inet_pton() reads up to a zero byte, which a string of TOML may have.
+  if (given.find('\0') == std::string::npos) {
+    if (::inet_pton(AF_INET, given.c_str(), address.bytes.data()) == 1) address.version = 4;
+    else if (::inet_pton(AF_INET6, given.c_str(), address.bytes.data()) == 1) address.version = 6;
+  }
+  if (address.version != 0) return ConfigValue{position_of(from), address};
+  refuse(from, path, "an IPv4 or IPv6 address such as \"192.0.2.1\" or \"2001:db8::1\"");
   return std::nullopt;
 }
 

@@ -55,6 +55,7 @@ class Checker {
   std::optional<ConfigValue> integer(const toml::node& from, const Key& key, const std::string& path);
   std::optional<ConfigValue> string(const toml::node& from, const Key& key, const std::string& path);
   std::optional<ConfigValue> mac(const toml::node& from, const Key& key, const std::string& path);
+  std::optional<ConfigValue> address(const toml::node& from, const std::string& path);
   std::optional<ConfigValue> list(const toml::node& from, const Key& key, const std::string& path);
 
   std::string file_;

@@ -35,6 +35,7 @@ struct Writer {
   void operator()(i64 value) { text += std::to_string(value); }
   void operator()(const std::string& value) { text += fmt::format("\"{}\"", value); }
   void operator()(const Mac& value) { text += fmt::format("{:02x}", fmt::join(value, ":")); }
+  void operator()(const Address& value) { text += fmt::format("{}/{:02x}", value.version, fmt::join(value.bytes, "")); }
   void operator()(const std::vector<ConfigValue>& values) {
     text += "[";
     for (const ConfigValue& each : values) std::visit(*this, each.value), text += ",";
@@ -66,6 +67,7 @@ bool ConfigNode::boolean(std::string_view key) const { return get<bool>(values_,
 i64 ConfigNode::integer(std::string_view key) const { return get<i64>(values_, key); }
 const std::string& ConfigNode::string(std::string_view key) const { return get<std::string>(values_, key); }
 Mac ConfigNode::mac(std::string_view key) const { return get<Mac>(values_, key); }
+Address ConfigNode::address(std::string_view key) const { return get<Address>(values_, key); }
 
 const std::vector<ConfigValue>& ConfigNode::list(std::string_view key) const { return get<std::vector<ConfigValue>>(values_, key); }
 

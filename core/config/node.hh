@@ -20,12 +20,19 @@ struct Position {
 
 using Mac = std::array<u8, 6>;
 
+// Of IPv4, in the first four bytes, or of IPv6; in network order.
+struct Address {
+  u32 version = 0;  // 4 or 6
+  std::array<u8, 16> bytes{};
+  friend bool operator==(const Address&, const Address&) = default;
+};
+
 struct ConfigEntry;
 using ConfigTable = std::vector<ConfigEntry>;
 
 struct ConfigValue {
   Position at;
-  std::variant<bool, i64, std::string, Mac, std::vector<ConfigValue>, ConfigTable> value;
+  std::variant<bool, i64, std::string, Mac, Address, std::vector<ConfigValue>, ConfigTable> value;
 };
 
 struct ConfigEntry {
@@ -44,6 +51,7 @@ class ConfigNode {
   [[nodiscard]] i64 integer(std::string_view key) const;
   [[nodiscard]] const std::string& string(std::string_view key) const;  // also the name of a port
   [[nodiscard]] Mac mac(std::string_view key) const;
+  [[nodiscard]] Address address(std::string_view key) const;
   [[nodiscard]] const std::vector<ConfigValue>& list(std::string_view key) const;  // empty when left out
   [[nodiscard]] std::vector<ConfigNode> tables(std::string_view key) const;        // a list of tables, or one; empty when left out
   [[nodiscard]] Position at(std::string_view key) const noexcept;                  // of the key's value, else of the table

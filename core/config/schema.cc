@@ -39,6 +39,8 @@ Key Key::station(std::string name) {
   return key;
 }
 
+Key Key::address(std::string name) { return made(std::move(name), Type::address); }
+
 Key Key::port(std::string name) { return made(std::move(name), Type::port); }
 
 Key Key::list(std::string name, Key element, i64 min_elements, i64 max_elements) {

@@ -12,7 +12,7 @@
 namespace weir {
 
 struct Key {
-  enum class Type { boolean, integer, string, mac, port, list, table };
+  enum class Type { boolean, integer, string, mac, address, port, list, table };
 
   std::string name;
   Type type = Type::string;
@@ -29,6 +29,7 @@ struct Key {
   static Key string(std::string name, std::vector<std::string> choices = {});
   static Key mac(std::string name);      // "02:00:00:00:00:01"
   static Key station(std::string name);  // the same, of one station
+  static Key address(std::string name);  // "192.0.2.1", "2001:db8::1"
   static Key port(std::string name);     // the name of a [[port]] of this file
   static Key list(std::string name, Key element, i64 min_elements, i64 max_elements);
   static Key table(std::string name, std::vector<Key> keys);

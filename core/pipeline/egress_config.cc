@@ -30,6 +30,8 @@ Key of_type(const egress_key& key) {
       return Key::integer(key.name, 68, 0xffff);  // the least that IPv4 allows, RFC 791
     case EGRESS_KEY_CHOICE:
       return Key::string(key.name, choices_of(key));
+    case EGRESS_KEY_ADDRESS:
+      return Key::address(key.name);
     case EGRESS_KEY_LIST:
       return Key::list(key.name, Key::table("", schema_of(key.inner)), key.min, key.max);
     default:
@@ -69,6 +71,12 @@ void fill_key(const egress_key& key, const ConfigNode& node, const EgressDevice&
     case EGRESS_KEY_CHOICE: {
       const std::vector<std::string> names = choices_of(key);
       put(static_cast<u32>(std::ranges::find(names, node.string(key.name)) - names.begin()), at);
+      break;
+    }
+    case EGRESS_KEY_ADDRESS: {
+      const Address address = node.address(key.name);
+      std::ranges::copy(address.bytes, at);
+      put(address.version, config + key.number);
       break;
     }
     case EGRESS_KEY_LIST: {

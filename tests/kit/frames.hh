@@ -83,6 +83,11 @@ class FrameBuilder {
     else put16(ip_at_, static_cast<u16>(6u << 12 | value << 4));
     return *this;
   }
+  // Of what is behind the IP header, where payload() brings it.
+  FrameBuilder& protocol(u8 value) {
+    bytes_[ip_at_ + (version_ == 4 ? 9 : 6)] = value;
+    return *this;
+  }
   FrameBuilder& udp(u16 source, u16 destination) {
     open_l4(IPPROTO_UDP, 6);
     return number16(source).number16(destination).number16(0).number16(0);

@@ -10,6 +10,7 @@ from lab import mac, wait_until
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
+from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
 
 PATCH = '[[pipeline]]\nname = "main"\n[[pipeline.stage]]\nplugin = "patch"\npairs = [["p0", "p1"]]\n'
@@ -21,6 +22,10 @@ CHAINS = {
     "vlan_rewrite": '[{ program = "vlan_rewrite", vid = 7, pcp = 3, tpid = "802.1ad" }]',
     "ttl": '["ttl"]',
     "dscp": '[{ program = "dscp", set = 46, map = [{ from = 0, to = 10 }] }]',
+    "mtu_guard": '[{ program = "mtu_guard", mtu = 1400 }]',
+    "ipip": '[{ program = "encap_ipip", local = "192.0.2.1", remote = "198.51.100.1" }]',
+    "vxlan": '[{ program = "encap_vxlan", vni = 5, local = "192.0.2.1", remote = "198.51.100.1", src = "02:00:00:00:00:66",'
+             ' dst = "02:00:00:00:00:77" }]',
     "router": '["ttl", { program = "dscp", set = 10 }, { program = "mac_rewrite", src = "02:00:00:00:00:66" }, { program = "vlan_push", vid = 100 }]',
     "eight": '["count", "vlan_pop", "ttl", { program = "vlan_push", vid = 1 }, { program = "vlan_rewrite", vid = 2, pcp = 7 },'
              ' { program = "mac_rewrite", src = "02:00:00:00:00:66" }, { program = "dscp", set = 1 }, "count"]',
@@ -117,3 +122,23 @@ def test_both_paths_give_the_same_bytes_counters_and_drops(make_lab, name):
     wrong = sum(not has_right_checksum(raw) for raw in kernel[0])
     sent_wrong = sum(not has_right_checksum(raw) for raw in frames)
     assert wrong <= sent_wrong, "a program spoilt a checksum"
+
+
+def test_scapy_finds_the_frame_that_was_sent_in_the_tunnel(make_lab):
+    inner = IP(src="10.0.0.1", dst="10.0.0.2", tos=46 << 2 | 1) / UDP(sport=1, dport=2) / Raw(bytes(40))
+    inner6 = IPv6(src="fd00::1", dst="fd00::2", tc=46 << 2 | 1) / UDP(sport=1, dport=2) / Raw(bytes(40))
+    sent = [bytes(Ether(src=mac(1), dst=mac(2)) / Dot1Q(vlan=7) / packet) for packet in (inner, inner6)]
+    heard, _, _ = play(make_lab(2), sent, CHAINS["ipip"], [])
+    for raw, packet, proto in zip(heard, (inner, inner6), (4, 41), strict=True):
+        outer = Ether(raw)[IP]
+        assert has_right_checksum(raw)
+        assert (outer.src, outer.dst, outer.proto, outer.tos, outer.ttl, outer.flags) == ("192.0.2.1", "198.51.100.1", proto, 46 << 2 | 1, 64, "DF")
+        assert (Ether(raw)[Dot1Q].vlan, outer.payload.original) == (7, bytes(packet))
+    heard, _, _ = play(make_lab(2), sent, CHAINS["vxlan"], [])
+    for raw, frame in zip(heard, sent, strict=True):
+        outer = Ether(raw)
+        assert has_right_checksum(raw)
+        assert (outer.dst, outer[IP].src, outer[IP].dst, outer[IP].tos) == ("02:00:00:00:00:77", "192.0.2.1", "198.51.100.1", 46 << 2 | 1)
+        assert (outer[IP].len, outer[UDP].len, outer[UDP].dport, outer[UDP].chksum) == (len(raw) - 14, len(raw) - 34, 4789, 0)
+        assert outer[UDP].sport >= 49152
+        assert (outer[VXLAN].vni, outer[VXLAN].payload.original) == (5, frame)

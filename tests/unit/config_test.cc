@@ -45,7 +45,8 @@ class FakeCatalog final : public Catalog {
       {"everything",
        {Key::integer("count", 1, 100).as("how many"), Key::boolean("flag").otherwise("true"),
         Key::string("kind", {"round", "square"}).otherwise("\"round\""), Key::string("text").optional(), Key::mac("mac").optional(),
-        Key::mac("own").otherwise("\"02:00:00:00:00:01\""), Key::port("to").optional(),
+        Key::mac("own").otherwise("\"02:00:00:00:00:01\""), Key::address("address").optional(),
+        Key::address("gateway").otherwise("\"192.0.2.1\""), Key::port("to").optional(),
         Key::integer("timeout_us", 0, 1000000).otherwise("300"), Key::list("pairs", Key::list("", Key::port(""), 2, 2), 1, 4).optional(),
         Key::list("numbers", Key::integer("", -5, 5), 0, 3).otherwise("[1, 2]"),
         Key::list("static", Key::table("", {Key::mac("mac"), Key::port("port"), Key::integer("vid", 1, 4094).otherwise("1")}), 0, 8)
@@ -189,6 +190,8 @@ TEST(Config, a_plugin_reads_each_type_of_key) {
   EXPECT_EQ(keys.string("kind"), "square");
   EXPECT_EQ(keys.string("text"), "tab\there");
   EXPECT_EQ(keys.mac("mac"), (Mac{2, 0, 0, 0, 0, 0xff}));
+  EXPECT_EQ(keys.address("address"), (Address{6, {0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff}}));
+  EXPECT_EQ(keys.address("gateway"), (Address{4, {10, 0, 0, 255}}));
   EXPECT_EQ(keys.string("to"), "sink");
   ASSERT_EQ(keys.list("pairs").size(), 1u);
   const auto& pair = std::get<std::vector<ConfigValue>>(keys.list("pairs")[0].value);
@@ -211,6 +214,8 @@ TEST(Config, defaults_of_a_plugin_fill_what_is_left_out) {
   EXPECT_TRUE(keys.boolean("flag"));
   EXPECT_EQ(keys.string("kind"), "round");
   EXPECT_EQ(keys.mac("own"), (Mac{2, 0, 0, 0, 0, 1}));
+  EXPECT_EQ(keys.address("gateway"), (Address{4, {192, 0, 2, 1}}));
+  EXPECT_FALSE(keys.has("address"));
   EXPECT_EQ(keys.integer("timeout_us"), 300);
   EXPECT_FALSE(keys.has("text"));
   EXPECT_FALSE(keys.has("to"));

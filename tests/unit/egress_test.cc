@@ -9,6 +9,8 @@
 #include <set>
 
 #include "bpf/abi/egress.h"
+#include "bpf/abi/encap_ipip.h"
+#include "bpf/abi/encap_vxlan.h"
 #include "bpf/abi/link.h"
 #include "bpf/abi/vlan_push.h"
 #include "core/config/config.hh"
@@ -59,6 +61,11 @@ const Registry& registry() {
   return loaded;
 }
 
+std::string file_with(const std::string& program, const std::string& keys) {
+  return fmt::format("[[port]]\nname = \"p\"\ndriver = \"null\"\negress = [{{ program = \"{}\"{}{} }}]\n", program,
+                     keys.empty() ? "" : ", ", keys);
+}
+
 // A program with the keys that a configuration file gives it, such as "vid = 100, pcp = 5".
 struct Configured {
   const egress_program& program;
@@ -67,9 +74,7 @@ struct Configured {
 
   Configured(const std::string& name, const std::string& keys)
       : program(*registry().egress_module(name)->host), elf(registry().egress_module(name)->elf), config(program.config_size) {
-    const std::string text = fmt::format("[[port]]\nname = \"p\"\ndriver = \"null\"\negress = [{{ program = \"{}\"{}{} }}]\n", name,
-                                         keys.empty() ? "" : ", ", keys);
-    const auto parsed = parse_config(text, name, registry());
+    const auto parsed = parse_config(file_with(name, keys), name, registry());
     if (!parsed) broken(parsed.error().front().text().c_str());
     fill_egress_config(program, parsed->ports[0].egress[0].keys, {station(77), 1500}, config.data());
   }
@@ -222,11 +227,39 @@ FrameBuilder ethernet(u32 source, u32 destination) { return FrameBuilder().ether
 FrameBuilder v4() { return ethernet(1, 2).ipv4("10.0.0.1", "10.0.0.2"); }
 FrameBuilder v6() { return ethernet(1, 2).ipv6("fd00::1", "fd00::2"); }
 Packet cut(Packet frame, std::size_t size) { return frame.resize(size), frame; }
+Packet with(Packet frame, std::size_t at, u8 value) { return frame.at(at) = value, frame; }
 
 FrameBuilder tagged(u16 vid, u8 priority = 0, u16 tpid = ETH_P_8021Q) { return ethernet(1, 2).vlan(vid, priority, tpid); }
 Packet udp(FrameBuilder below) { return below.udp(1, 2).payload("water").build(); }
 FrameBuilder v4_ttl(u8 ttl) { return ethernet(1, 2).ipv4("10.0.0.1", "10.0.0.2", ttl); }
 FrameBuilder v6_limit(u8 limit) { return ethernet(1, 2).ipv6("fd00::1", "fd00::2", limit); }
+
+// The frame that `ip` begins, filled up to `size` bytes.
+Packet sized(FrameBuilder ip, std::size_t size) { return ip.payload(std::string(size - ip.build().size(), 'w')).build(); }
+
+const std::string over_ipv4 = R"(local = "192.0.2.1", remote = "198.51.100.1")";
+const std::string over_ipv6 = R"(local = "2001:db8::1", remote = "2001:db8::2")";
+FrameBuilder outer_v4(FrameBuilder link, u8 ttl = 64) { return link.ipv4("192.0.2.1", "198.51.100.1", ttl); }
+FrameBuilder outer_v6(FrameBuilder link, u8 limit = 64) { return link.ipv6("2001:db8::1", "2001:db8::2", limit); }
+
+// The packet of a frame, which is behind `at` bytes, behind another IP header.
+FrameBuilder encapsulated(FrameBuilder outer, u8 protocol, const Packet& frame, std::size_t at = ETH_HLEN) {
+  return outer.protocol(protocol).payload(std::span(frame).subspan(at));
+}
+Packet ipip(FrameBuilder outer, u8 protocol, const Packet& frame, std::size_t at = ETH_HLEN) {
+  return encapsulated(std::move(outer), protocol, frame, at).build();
+}
+
+// A frame in VXLAN, with a source port of 0.
+Packet vxlan(FrameBuilder outer, u32 vni, const Packet& frame, u16 port = 4789) {
+  const std::size_t length = 16 + frame.size();
+  const auto low = [](std::size_t value) { return static_cast<u8>(value); };
+  const std::array<u8, 16> headers{
+      0, 0, low(port >> 8), low(port), low(length >> 8), low(length), 0, 0, 8, 0, 0, 0, low(vni >> 16), low(vni >> 8), low(vni), 0};
+  return outer.protocol(IPPROTO_UDP).payload(headers).payload(frame).build();
+}
+std::string vxlan_keys(const std::string& ends) { return fmt::format("vni = 0x123456, {}, {}", ends, addresses(8, 9)); }
+const std::string vxlan_v4 = vxlan_keys(over_ipv4), vxlan_v6 = vxlan_keys(over_ipv6);
 
 const std::vector<Case> cases = {
     counts("counts_tcp_over_ipv4", v4().tcp(1, 2).pad(60), {{"ipv4", 1}, {"tcp", 1}}),
@@ -323,12 +356,127 @@ const std::vector<Case> cases = {
             udp(v4().traffic_class(20 << 2)), {{"changed", 1}}),
     becomes("sets_no_dscp_of_another_protocol", "dscp", "set = 46", ethernet(1, 2).pad(60), ethernet(1, 2).pad(60), {{"other", 1}}),
     drops("sets_no_dscp_in_a_header_that_is_cut", "dscp", "set = 46", cut(udp(v4()), 14 + 19), "truncated"),
+
+    becomes("lets_a_frame_go_that_is_as_long_as_the_ports_mtu_allows", "mtu_guard", "", ethernet(1, 2).pad(1514), ethernet(1, 2).pad(1514)),
+    drops("drops_a_frame_beyond_the_ports_mtu", "mtu_guard", "", ethernet(1, 2).pad(1515), "too_long"),
+    becomes("lets_a_frame_go_that_is_as_long_as_its_own_mtu_allows", "mtu_guard", "mtu = 100", sized(v4(), 114), sized(v4(), 114)),
+    drops("drops_a_frame_beyond_its_own_mtu", "mtu_guard", "mtu = 100", sized(v4(), 115), "too_long"),
+    becomes("allows_a_tag_beyond_the_mtu", "mtu_guard", "", tagged(7).pad(1518), tagged(7).pad(1518)),
+    drops("allows_no_more_than_the_tag", "mtu_guard", "", tagged(7).pad(1519), "too_long"),
+    becomes("allows_two_tags_beyond_the_mtu", "mtu_guard", "", tagged(9).vlan(7).pad(1522), tagged(9).vlan(7).pad(1522)),
+    drops("allows_no_more_than_two_tags", "mtu_guard", "", tagged(9).vlan(7).pad(1523), "too_long"),
+    drops("allows_no_third_tag", "mtu_guard", "", tagged(9).vlan(8).vlan(7).pad(1523), "too_long"),
+    becomes("lets_a_frame_go_whose_tag_is_cut", "mtu_guard", "mtu = 68", cut(tagged(7).build(), 15), cut(tagged(7).build(), 15)),
+    becomes("lets_less_than_ethernet_go", "mtu_guard", "mtu = 68", Packet(13, 5), Packet(13, 5)),
+
+    becomes("puts_ipv4_into_ipv4", "encap_ipip", over_ipv4, udp(v4()), ipip(outer_v4(ethernet(1, 2)), IPPROTO_IPIP, udp(v4()))),
+    becomes("puts_ipv6_into_ipv4", "encap_ipip", over_ipv4, udp(v6()), ipip(outer_v4(ethernet(1, 2)), IPPROTO_IPV6, udp(v6()))),
+    becomes("puts_ipv4_into_ipv6", "encap_ipip", over_ipv6, udp(v4()), ipip(outer_v6(ethernet(1, 2)), IPPROTO_IPIP, udp(v4()))),
+    becomes("puts_ipv6_into_ipv6", "encap_ipip", over_ipv6, udp(v6()), ipip(outer_v6(ethernet(1, 2)), IPPROTO_IPV6, udp(v6()))),
+    becomes("puts_an_outer_ipv4_header_behind_a_tag", "encap_ipip", over_ipv4, udp(tagged(7, 5).ipv6("fd00::1", "fd00::2")),
+            ipip(outer_v4(tagged(7, 5)), IPPROTO_IPV6, udp(v6()))),
+    becomes("puts_an_outer_ipv6_header_behind_a_tag", "encap_ipip", over_ipv6, udp(tagged(7, 5).ipv4("10.0.0.1", "10.0.0.2")),
+            ipip(outer_v6(tagged(7, 5)), IPPROTO_IPIP, udp(v4()))),
+    becomes("puts_an_outer_ipv4_header_behind_two_tags", "encap_ipip", over_ipv4,
+            tagged(9, 1, ETH_P_8021AD).vlan(7, 5).ipv4("10.0.0.1", "10.0.0.2").build(),
+            ipip(outer_v4(tagged(9, 1, ETH_P_8021AD).vlan(7, 5)), IPPROTO_IPIP, v4().build())),
+    becomes("puts_an_outer_ipv6_header_behind_two_tags", "encap_ipip", over_ipv6,
+            tagged(9, 1, ETH_P_8021AD).vlan(7, 5).ipv6("fd00::1", "fd00::2").build(),
+            ipip(outer_v6(tagged(9, 1, ETH_P_8021AD).vlan(7, 5)), IPPROTO_IPV6, v6().build())),
+    becomes("copies_dscp_and_ecn_of_ipv4_to_ipv4", "encap_ipip", over_ipv4, udp(v4().traffic_class(46 << 2 | 3)),
+            ipip(outer_v4(ethernet(1, 2)).traffic_class(46 << 2 | 3), IPPROTO_IPIP, udp(v4().traffic_class(46 << 2 | 3)))),
+    becomes("copies_dscp_and_ecn_of_ipv6_to_ipv4", "encap_ipip", over_ipv4, udp(v6().traffic_class(63 << 2 | 1)),
+            ipip(outer_v4(ethernet(1, 2)).traffic_class(63 << 2 | 1), IPPROTO_IPV6, udp(v6().traffic_class(63 << 2 | 1)))),
+    becomes("copies_dscp_and_ecn_of_ipv4_to_ipv6", "encap_ipip", over_ipv6, udp(v4().traffic_class(10 << 2 | 2)),
+            ipip(outer_v6(ethernet(1, 2)).traffic_class(10 << 2 | 2), IPPROTO_IPIP, udp(v4().traffic_class(10 << 2 | 2)))),
+    becomes("copies_dscp_and_ecn_of_ipv6_to_ipv6", "encap_ipip", over_ipv6, udp(v6().traffic_class(0xff)),
+            ipip(outer_v6(ethernet(1, 2)).traffic_class(0xff), IPPROTO_IPV6, udp(v6().traffic_class(0xff)))),
+    becomes("gives_the_outer_header_its_own_ttl", "encap_ipip", over_ipv4 + ", ttl = 255", udp(v4_ttl(3)),
+            ipip(outer_v4(ethernet(1, 2), 255), IPPROTO_IPIP, udp(v4_ttl(3)))),
+    becomes("gives_the_outer_header_its_own_hop_limit", "encap_ipip", over_ipv6 + ", ttl = 1", udp(v4_ttl(3)),
+            ipip(outer_v6(ethernet(1, 2), 1), IPPROTO_IPIP, udp(v4_ttl(3)))),
+    becomes("leaves_padding_outside_of_both_packets", "encap_ipip", over_ipv4, v4().udp(1, 2).pad(60),
+            encapsulated(outer_v4(ethernet(1, 2)), IPPROTO_IPIP, v4().udp(1, 2).build()).pad(80)),
+    becomes("puts_as_much_into_ipv4_as_the_ports_mtu_allows", "encap_ipip", over_ipv4, sized(v4(), 1494),
+            ipip(outer_v4(ethernet(1, 2)), IPPROTO_IPIP, sized(v4(), 1494))),
+    drops("puts_nothing_into_ipv4_beyond_the_ports_mtu", "encap_ipip", over_ipv4, sized(v4(), 1495), "too_long"),
+    becomes("puts_as_much_into_ipv6_as_the_ports_mtu_allows", "encap_ipip", over_ipv6, sized(v6(), 1474),
+            ipip(outer_v6(ethernet(1, 2)), IPPROTO_IPV6, sized(v6(), 1474))),
+    drops("puts_nothing_into_ipv6_beyond_the_ports_mtu", "encap_ipip", over_ipv6, sized(v6(), 1475), "too_long"),
+    becomes("counts_no_tag_against_the_mtu_of_the_outer_packet", "encap_ipip", over_ipv4, sized(tagged(7).ipv6("fd00::1", "fd00::2"), 1498),
+            ipip(outer_v4(tagged(7)), IPPROTO_IPV6, sized(v6(), 1494))),
+    drops("puts_nothing_behind_a_tag_beyond_the_mtu", "encap_ipip", over_ipv4, sized(tagged(7).ipv6("fd00::1", "fd00::2"), 1499),
+          "too_long"),
+    becomes("puts_as_much_into_ipv4_as_its_own_mtu_allows", "encap_ipip", over_ipv4 + ", mtu = 100", sized(v4(), 94),
+            ipip(outer_v4(ethernet(1, 2)), IPPROTO_IPIP, sized(v4(), 94))),
+    drops("puts_nothing_into_ipv4_beyond_its_own_mtu", "encap_ipip", over_ipv4 + ", mtu = 100", sized(v4(), 95), "too_long"),
+    drops("puts_nothing_else_than_ip_into_ip", "encap_ipip", over_ipv4, FrameBuilder().ethernet(station(1), broadcast, ETH_P_ARP).pad(60),
+          "not_ip"),
+    drops("looks_for_no_packet_behind_three_tags", "encap_ipip", over_ipv4, udp(tagged(9).vlan(8).vlan(7).ipv4("10.0.0.1", "10.0.0.2")),
+          "not_ip"),
+    drops("puts_no_ipv4_header_that_is_cut_into_ip", "encap_ipip", over_ipv4, cut(udp(v4()), 14 + 19), "truncated"),
+    drops("puts_no_ipv6_header_that_is_cut_into_ip", "encap_ipip", over_ipv6, cut(udp(v6()), 14 + 39), "truncated"),
+    drops("puts_no_ipv4_packet_that_is_cut_into_ip", "encap_ipip", over_ipv4, cut(udp(v4()), udp(v4()).size() - 1), "truncated"),
+    drops("puts_no_ipv6_packet_that_is_cut_into_ip", "encap_ipip", over_ipv4, cut(udp(v6()), udp(v6()).size() - 1), "truncated"),
+    drops("puts_no_ipv4_packet_shorter_than_its_header_into_ip", "encap_ipip", over_ipv4, with(udp(v4()), 14 + 3, 19), "truncated"),
+    drops("puts_nothing_into_ip_behind_a_tag_that_is_cut", "encap_ipip", over_ipv4, cut(tagged(7).build(), 17), "truncated"),
+    drops("puts_nothing_of_less_than_ethernet_into_ip", "encap_ipip", over_ipv4, Packet(13, 5), "truncated"),
+
+    becomes("carries_ipv4_in_vxlan_over_ipv4", "encap_vxlan", vxlan_v4, udp(v4()), vxlan(outer_v4(ethernet(8, 9)), 0x123456, udp(v4()))),
+    becomes("carries_ipv6_in_vxlan_over_ipv4", "encap_vxlan", vxlan_v4, udp(v6()), vxlan(outer_v4(ethernet(8, 9)), 0x123456, udp(v6()))),
+    becomes("carries_ipv4_in_vxlan_over_ipv6", "encap_vxlan", vxlan_v6, udp(v4()), vxlan(outer_v6(ethernet(8, 9)), 0x123456, udp(v4()))),
+    becomes("carries_ipv6_in_vxlan_over_ipv6", "encap_vxlan", vxlan_v6, udp(v6()), vxlan(outer_v6(ethernet(8, 9)), 0x123456, udp(v6()))),
+    becomes("carries_tags_in_vxlan", "encap_vxlan", vxlan_v4, udp(tagged(9, 1, ETH_P_8021AD).vlan(7, 5).ipv4("10.0.0.1", "10.0.0.2")),
+            vxlan(outer_v4(ethernet(8, 9)), 0x123456, udp(tagged(9, 1, ETH_P_8021AD).vlan(7, 5).ipv4("10.0.0.1", "10.0.0.2")))),
+    becomes("carries_padding_in_vxlan", "encap_vxlan", vxlan_v4, v4().udp(1, 2).pad(60),
+            vxlan(outer_v4(ethernet(8, 9)), 0x123456, v4().udp(1, 2).pad(60))),
+    becomes("carries_what_is_not_ip_in_vxlan", "encap_vxlan", vxlan_v6, FrameBuilder().ethernet(station(1), broadcast, ETH_P_ARP).pad(60),
+            vxlan(outer_v6(ethernet(8, 9)), 0x123456, FrameBuilder().ethernet(station(1), broadcast, ETH_P_ARP).pad(60))),
+    becomes("carries_a_bare_ethernet_header_in_vxlan", "encap_vxlan", vxlan_v4, ethernet(1, 2).build(),
+            vxlan(outer_v4(ethernet(8, 9)), 0x123456, ethernet(1, 2).build())),
+    becomes("carries_a_packet_that_is_cut_in_vxlan", "encap_vxlan", vxlan_v4, cut(udp(v4()), 14 + 19),
+            vxlan(outer_v4(ethernet(8, 9)), 0x123456, cut(udp(v4()), 14 + 19))),
+    becomes("carries_a_tag_that_is_cut_in_vxlan", "encap_vxlan", vxlan_v4, cut(tagged(7).build(), 17),
+            vxlan(outer_v4(ethernet(8, 9)), 0x123456, cut(tagged(7).build(), 17))),
+    becomes("copies_dscp_and_ecn_of_ipv4_to_vxlan_over_ipv6", "encap_vxlan", vxlan_v6, udp(v4().traffic_class(46 << 2 | 3)),
+            vxlan(outer_v6(ethernet(8, 9)).traffic_class(46 << 2 | 3), 0x123456, udp(v4().traffic_class(46 << 2 | 3)))),
+    becomes("copies_dscp_and_ecn_behind_a_tag_to_vxlan_over_ipv4", "encap_vxlan", vxlan_v4,
+            udp(tagged(7).ipv6("fd00::1", "fd00::2").traffic_class(10 << 2 | 1)),
+            vxlan(outer_v4(ethernet(8, 9)).traffic_class(10 << 2 | 1), 0x123456,
+                  udp(tagged(7).ipv6("fd00::1", "fd00::2").traffic_class(10 << 2 | 1)))),
+    becomes("carries_in_vxlan_with_its_own_port_and_ttl", "encap_vxlan", vxlan_v4 + ", port = 8472, ttl = 3", udp(v4()),
+            vxlan(outer_v4(ethernet(8, 9), 3), 0x123456, udp(v4()), 8472)),
+    becomes("carries_in_the_last_vxlan_from_the_ports_own_address", "encap_vxlan",
+            "vni = 16777215, dst = " + quoted(station(9)) + ", " + over_ipv6, udp(v4()),
+            vxlan(outer_v6(ethernet(77, 9)), 16777215, udp(v4()))),
+    becomes("carries_as_much_over_ipv4_as_the_ports_mtu_allows", "encap_vxlan", vxlan_v4, sized(v4(), 1464),
+            vxlan(outer_v4(ethernet(8, 9)), 0x123456, sized(v4(), 1464))),
+    drops("carries_nothing_over_ipv4_beyond_the_ports_mtu", "encap_vxlan", vxlan_v4, sized(v4(), 1465), "too_long"),
+    becomes("carries_as_much_over_ipv6_as_the_ports_mtu_allows", "encap_vxlan", vxlan_v6, sized(v4(), 1444),
+            vxlan(outer_v6(ethernet(8, 9)), 0x123456, sized(v4(), 1444))),
+    drops("carries_nothing_over_ipv6_beyond_the_ports_mtu", "encap_vxlan", vxlan_v6, sized(v4(), 1445), "too_long"),
+    drops("counts_the_tag_of_what_it_carries_against_the_mtu", "encap_vxlan", vxlan_v4, tagged(7).pad(1465), "too_long"),
+    drops("carries_nothing_beyond_its_own_mtu", "encap_vxlan", vxlan_v4 + ", mtu = 100", sized(v4(), 65), "too_long"),
+    drops("carries_nothing_of_less_than_ethernet", "encap_vxlan", vxlan_v4, Packet(13, 5), "truncated"),
 };
 
 std::string claim_of(const testing::TestParamInfo<Case>& info) { return info.param.claim; }
 
+u16 vxlan_source_port(const Answer& answer) {
+  const std::size_t at = answer.bytes.at(12) == ETH_P_IP >> 8 ? 34 : 54;
+  return static_cast<u16>(answer.bytes.at(at) << 8 | answer.bytes.at(at + 1));
+}
+
+// A VXLAN's source port depends on the flow: each dynamic one is right, and 0 stands for it.
+Answer judged(const Case& of, Answer answer) {
+  if (of.program != std::string_view("encap_vxlan") || answer.verdict != EGRESS_TRANSMIT) return answer;
+  EXPECT_GE(vxlan_source_port(answer), 49152);
+  std::fill_n(answer.bytes.begin() + (answer.bytes.at(12) == ETH_P_IP >> 8 ? 34 : 54), 2, u8{0});
+  return answer;
+}
+
 void expect_claim(const Case& of, Build& build) {
-  EXPECT_EQ(build.run(of.in), (Answer{of.verdict, of.out}));
+  EXPECT_EQ(judged(of, build.run(of.in)), (Answer{of.verdict, of.out}));
   EXPECT_EQ(build.counters(), of.counters);
 }
 
@@ -392,10 +540,58 @@ TEST(KernelEgressBuilds, agree_on_random_frames) {
 }
 
 TEST(EgressHost, a_frame_without_headroom_is_not_grown) {
-  HostBuild build(Configured("vlan_push", "vid = 9"));
-  const Packet frame = ethernet(1, 2).pad(60);
-  EXPECT_EQ(build.run(frame, 3), (Answer{EGRESS_DROP(VLAN_PUSH_NO_HEADROOM), frame}));
-  EXPECT_EQ(build.run(frame, 4), (Answer{EGRESS_TRANSMIT, tagged(9).pad(64)}));
+  const struct {
+    const char* program;
+    std::string keys;
+    u32 growth, reason;
+  } growing[] = {
+      {"vlan_push", "vid = 9", 4, VLAN_PUSH_NO_HEADROOM},     {"encap_ipip", over_ipv4, 20, ENCAP_IPIP_NO_HEADROOM},
+      {"encap_ipip", over_ipv6, 40, ENCAP_IPIP_NO_HEADROOM},  {"encap_vxlan", vxlan_v4, 50, ENCAP_VXLAN_NO_HEADROOM},
+      {"encap_vxlan", vxlan_v6, 70, ENCAP_VXLAN_NO_HEADROOM},
+  };
+  const Packet frame = udp(v4());
+  for (const auto& [program, keys, growth, reason] : growing) {
+    SCOPED_TRACE(fmt::format("{} {{ {} }}", program, keys));
+    HostBuild build(Configured(program, keys));
+    EXPECT_EQ(build.run(frame, growth - 1), (Answer{EGRESS_DROP(reason), frame}));
+    const Answer grown = build.run(frame, growth);
+    EXPECT_EQ(grown.verdict, EGRESS_TRANSMIT);
+    EXPECT_EQ(grown.bytes.size(), frame.size() + growth);
+  }
+}
+
+TEST(EgressHost, ends_of_a_tunnel_are_of_one_family) {
+  for (const char* program : {"encap_ipip", "encap_vxlan"}) {
+    std::string keys = R"(local = "192.0.2.1", remote = "2001:db8::2")";
+    if (program == std::string_view("encap_vxlan")) keys += ", vni = 5, dst = " + quoted(station(9));
+    const auto refused = parse_config(file_with(program, keys), "file", registry());
+    ASSERT_FALSE(refused);
+    ASSERT_EQ(refused.error().size(), 1u);
+    EXPECT_EQ(refused.error()[0].what, "local and remote are not both IPv4 or both IPv6");
+    EXPECT_EQ(refused.error()[0].path, "port[0].egress[0]");
+  }
+}
+
+TEST(EgressHost, a_flow_in_vxlan_has_one_source_port) {
+  HostBuild build(Configured("encap_vxlan", vxlan_v4));
+  const auto port = [&](const Packet& frame) { return vxlan_source_port(build.run(frame)); };
+  EXPECT_EQ(port(v4().udp(1, 2).payload("water").build()), port(v4_ttl(9).traffic_class(8).udp(1, 2).payload("wine").build()));
+  EXPECT_EQ(port(v6().tcp(1, 2, 2).build()), port(v6_limit(9).traffic_class(8).tcp(1, 2, 16, 77).build()));
+  // All fragments of a datagram: the first one, by "more to come", has ports, the second one, by its offset, has data in their place.
+  EXPECT_EQ(port(with(v4().udp(1, 2).build(), 14 + 6, 0x20)), port(with(v4().udp(3, 4).build(), 14 + 7, 185)));
+}
+
+TEST(EgressHost, flows_in_vxlan_have_many_source_ports) {
+  HostBuild build(Configured("encap_vxlan", vxlan_v6));
+  std::set<u16> by_port, by_address, by_address6, by_station;
+  const auto port = [&](const Packet& frame) { return vxlan_source_port(build.run(frame)); };
+  for (u16 i = 0; i < 256; ++i) {
+    by_port.insert(port(v4().udp(i, 2).build()));
+    by_address.insert(port(ethernet(1, 2).ipv4("10.0.0.1", fmt::format("10.0.1.{}", i)).build()));
+    by_address6.insert(port(ethernet(1, 2).ipv6("fd00::1", fmt::format("fd00::{:x}", i)).build()));
+    by_station.insert(port(ethernet(i, 2).pad(60)));
+  }
+  for (const auto& ports : {by_port, by_address, by_address6, by_station}) EXPECT_GT(ports.size(), 240u);
 }
 
 TEST(KernelEgressBuilds, share_configuration_and_state) {

@@ -127,10 +127,11 @@ TEST(Registry, makes_schema_keys_of_each_type_of_egress_key) {
       {.name = "kind", .type = EGRESS_KEY_CHOICE, .says = "", .fallback = "square", .choices = kinds},
       {.name = "mtu", .type = EGRESS_KEY_MTU, .says = ""},
       {.name = "map", .type = EGRESS_KEY_LIST, .says = "", .min = 1, .max = 3, .inner = inner},
+      {.name = "remote", .type = EGRESS_KEY_ADDRESS, .says = "", .required = 1},
       {.type = EGRESS_KEY_END},
   };
   const Schema schema = egress_schema({.keys = keys});
-  ASSERT_EQ(schema.size(), 3u);
+  ASSERT_EQ(schema.size(), 4u);
   EXPECT_THAT(schema[0].choices, ElementsAre("round", "square"));
   EXPECT_EQ(schema[0].default_text, "\"square\"");
   EXPECT_FALSE(schema[1].required);
@@ -138,6 +139,8 @@ TEST(Registry, makes_schema_keys_of_each_type_of_egress_key) {
   EXPECT_EQ(std::pair(schema[2].min, schema[2].max), std::pair(1ll, 3ll));
   ASSERT_EQ(schema[2].inner.size(), 1u);
   EXPECT_EQ(schema[2].inner[0].inner.at(0).name, "from");
+  EXPECT_EQ(schema[3].type, Key::Type::address);
+  EXPECT_TRUE(schema[3].required);
 }
 
 TEST(Registry, looks_into_every_folder_for_modules_and_at_nothing_else) {
