@@ -7,9 +7,6 @@
  */
 #include "bpf/lib/headers.bpf.h"
 
-#include <linux/ip.h>
-#include <linux/ipv6.h>
-
 #include "bpf/abi/dscp.h"
 
 EGRESS_DROPS(dscp, "truncated")
@@ -59,7 +56,7 @@ EGRESS(dscp, "set or map DSCP", struct dscp_config, struct dscp_state)
 {
 	struct headers_l3 l3 = headers_l3(frame);
 	__be16 *first, before;
-	struct iphdr *ip;
+	headers_ipv4 *ip;
 
 	if (!l3.at)
 		return egress_drop(DSCP_TRUNCATED);
@@ -72,7 +69,7 @@ EGRESS(dscp, "set or map DSCP", struct dscp_config, struct dscp_state)
 		*first = NET16(dscp_change(config, NET16(before), 2));
 		ip->check = headers_checksum(ip->check, before, *first);
 	} else if (l3.type == NET16(ETH_P_IPV6)) {
-		first = egress_header(frame, l3.at, sizeof(struct ipv6hdr));
+		first = egress_header(frame, l3.at, sizeof(headers_ipv6));
 		if (!first)
 			return egress_drop(DSCP_TRUNCATED);
 		before = *first;

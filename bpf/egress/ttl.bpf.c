@@ -5,9 +5,6 @@
  */
 #include "bpf/lib/headers.bpf.h"
 
-#include <linux/ip.h>
-#include <linux/ipv6.h>
-
 #include "bpf/abi/ttl.h"
 
 EGRESS_DROPS(ttl, "expired", "truncated")
@@ -21,8 +18,8 @@ struct ttl_state {
 EGRESS(ttl, "decrement TTL or hop limit", struct egress_none, struct ttl_state)
 {
 	struct headers_l3 l3 = headers_l3(frame);
-	struct ipv6hdr *ip6;
-	struct iphdr *ip;
+	headers_ipv6 *ip6;
+	headers_ipv4 *ip;
 
 	(void)config;
 	if (!l3.at)

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/types.h>
 
 #include "bpf/lib/egress.bpf.h"
@@ -12,6 +14,10 @@
 #else
 #define NET16(value) ((__u16)__builtin_bswap16(value))
 #endif
+
+/* Behind Ethernet and tags nothing is aligned to more than two bytes: of these, members of at most 16 bits are to be used. */
+typedef struct iphdr headers_ipv4 __attribute__((aligned(2)));
+typedef struct ipv6hdr headers_ipv6 __attribute__((aligned(2)));
 
 #define HEADERS_VLAN_HLEN 4
 #define HEADERS_MAX_TAGS 2	/* customer and service tag; what is behind a third one is not looked for */
