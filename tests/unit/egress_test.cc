@@ -100,9 +100,9 @@ class HostBuild final : public Build {
   explicit HostBuild(const Configured& of) : Build(of), config_(of.config), state_(program_.state_size / 8) {}
   Answer run(const Packet& bytes) override { return run(bytes, headroom); }
   Answer run(const Packet& bytes, u32 room) {
-    Packet memory(room + bytes.size());
-    std::ranges::copy(bytes, memory.begin() + room);
-    egress_frame frame{memory.data() + room, static_cast<u32>(bytes.size()), room};
+    Packet memory(headroom + bytes.size());  // a frame lies on an even address
+    std::ranges::copy(bytes, memory.begin() + headroom);
+    egress_frame frame{memory.data() + headroom, static_cast<u32>(bytes.size()), room};
     const u32 verdict = program_.run(&frame, config_.data(), state_.data());
     return {verdict, Packet(frame.data, frame.data + frame.length)};
   }
