@@ -20,6 +20,11 @@ EGRESS_KEYS(vlan_rewrite,
 	  .choices = (const char *const[]){ "802.1Q", "802.1ad", NULL },
 	  .offset = offsetof(struct vlan_rewrite_config, tpid), .present = offsetof(struct vlan_rewrite_config, has_tpid) })
 
+EGRESS_PREPARE(vlan_rewrite, struct vlan_rewrite_config)
+{
+	return config->has_vid || config->has_pcp || config->has_tpid ? NULL : "none of vid, pcp and tpid is given";
+}
+
 struct vlan_rewrite_state {
 	__u64 count[VLAN_REWRITE_UNTAGGED + 1];
 };

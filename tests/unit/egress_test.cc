@@ -539,6 +539,21 @@ TEST(KernelEgressBuilds, agree_on_random_frames) {
   EXPECT_EQ(programs, std::set<std::string>(all.begin(), all.end())) << "every program has cases here";
 }
 
+TEST(EgressHost, keys_that_do_not_fit_together_are_refused) {
+  const std::pair<const char*, const char*> refused[] = {
+      {"{ program = \"dscp\" }", "neither set nor map"},
+      {"{ program = \"dscp\", map = [{ from = 1, to = 2 }, { from = 1, to = 3 }] }", "two entries of one from"},
+      {"{ program = \"vlan_rewrite\" }", "none of vid, pcp and tpid"},
+      {"{ program = \"encap_ipip\", local = \"192.0.2.1\", remote = \"2001:db8::1\" }", "not both IPv4 or both IPv6"},
+  };
+  for (const auto& [chain, why] : refused) {
+    const auto parsed = parse_config(fmt::format("[[port]]\nname = \"p\"\ndriver = \"null\"\negress = [{}]\n", chain), "f", registry());
+    ASSERT_FALSE(parsed) << chain;
+    ASSERT_EQ(parsed.error().size(), 1u);
+    EXPECT_NE(parsed.error().front().what.find(why), std::string::npos) << parsed.error().front().text();
+  }
+}
+
 TEST(EgressHost, a_frame_without_headroom_is_not_grown) {
   const struct {
     const char* program;
