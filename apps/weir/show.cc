@@ -205,21 +205,29 @@ std::string show_rates(const json& before, const json& now) {
 
 std::string show_devmap(const json& devmap) {
   const auto add = [](Table& table, const std::string& map, const json& entry) {
-    std::vector<std::string> chain = entry["chain"];
+    std::vector<std::string> chain;
+    for (const json& step : entry["chain"])
+      chain.push_back(fmt::format("{} ({})", step["program"].get<std::string>(), step["id"].get<unsigned>()));
     const bool program = entry.contains("program");
+    std::string drops;
+    for (const auto& [reason, frames] : entry.value("drops", json::object()).items())
+      if (frames != 0) drops += fmt::format("{}{} {}", drops.empty() ? "" : ", ", reason, frames.get<std::uint64_t>());
     table.add({map, std::to_string(entry["key"].get<unsigned>()), entry["port"], entry["device"],
                std::to_string(entry["ifindex"].get<unsigned>()), program ? std::to_string(entry["program"]["id"].get<unsigned>()) : "-",
-               program ? entry["program"]["name"].get<std::string>() : "-",
-               chain.empty() ? "-" : fmt::format("{}", fmt::join(chain, " > "))});
+               program ? entry["program"]["name"].get<std::string>() : "-", entry.value("placement", "-"),
+               chain.empty() ? "-" : fmt::format("{}", fmt::join(chain, " > ")),
+               entry.contains("frames") ? std::to_string(entry["frames"].get<std::uint64_t>()) : "-", drops.empty() ? "-" : drops});
   };
-  Table table({"map", "key", "port", "device", "ifindex", "prog_id", "prog_name", "egress chain"});
-  for (const json& entry : devmap["ports"]) add(table, "ports", entry);
+  Table table({"map", "key", "port", "device", "ifindex", "prog_id", "prog_name", "runs", "egress chain", "frames", "drops"});
+  std::string notes;
+  for (const json& entry : devmap["ports"]) add(table, entry.value("placement", "") == "fused" ? "bare_ports" : "ports", entry);
   for (const json& group : devmap["groups"]) {
     const std::string name = group["name"].get<std::string>();
     for (const json& entry : group["entries"])
       add(table, fmt::format("group {}{}{}", group["group"].get<unsigned>(), name.empty() ? "" : " ", name), entry);
+    if (group["flooded_by"] != "kernel") notes += fmt::format("group {}: floods go through user space\n", group["group"].get<unsigned>());
   }
-  return table.text();
+  return table.text() + notes;
 }
 
 std::string show_plugins(const weir::Registry& registry) {

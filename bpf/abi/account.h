@@ -53,12 +53,18 @@ enum weir_drop {
 #define WEIR_FRAME_NOTES 512
 
 /* Raised when a counter changes its place or its meaning: a run adopts only counters that it understands. */
-#define WEIR_ACCOUNT_VERSION 4
+#define WEIR_ACCOUNT_VERSION 5
 
 enum weir_port_counter {
 	WEIR_PORT_COPIES,	/* frames that floods made beyond the one that came in */
 	WEIR_PORT_DIED_UNSENT,	/* of the drops "process_died": frames that had their verdict, and no ring yet */
-	WEIR_PORT_QUEUED,	/* kernel rows: frames that were redirected or flooded to this port, see struct stage_link */
+	/* Kernel rows: frames that were redirected or flooded to this port. The tracepoint of what was sent cannot count it: Linux 6.18 leaves its
+	 * program out for some events while another program is attached to it or detached [ran]. */
+	WEIR_PORT_QUEUED,
+	WEIR_PORT_ENTRY_DROPS,	/* of them, by the egress programs on the port's device entry */
+	WEIR_PORT_MISS_STACK,	/* frames of this port for a port without an entry that went to the host stack, */
+	WEIR_PORT_MISS_DROP,	/* were dropped, */
+	WEIR_PORT_MISS_ABORTED,	/* or, in kernel rows, dropped by XDP_ABORTED, which shows as an exception too */
 };
 
 /* What every frame counts is one cache line, the last of the block: see WEIR_FRAME_NOTES. */

@@ -37,6 +37,13 @@ struct egress_key {
 	__u32 stride, number;
 };
 
+/* A program that this one makes no sense behind. */
+struct egress_order {
+	const char *program;
+	const char *why;	/* and what to do */
+	int next_to;		/* only right behind it */
+};
+
 struct egress_frame;
 
 struct egress_program {
@@ -46,10 +53,12 @@ struct egress_program {
 	/* May be null. Makes of the configuration what the body reads, once its keys are in it. Null, or what is wrong with them. */
 	const char *(*prepare)(void *config);
 	const struct egress_key *keys;	/* ends with EGRESS_KEY_END */
+	const struct egress_order *not_behind;	/* ends with a null program; may be null */
 	const char *const *drops;	/* reasons, ends with null */
 	const char *const *counters;	/* names of the __u64 that the state consists of, ends with null; none: the state is its own affair */
 	__u32 config_size;
 	__u32 state_size;
+	const __u32 *shared_size;	/* may be null: nothing is shared */
 };
 
 /* The first rows of a state have no writer: see WEIR_FRAME_NOTES. */

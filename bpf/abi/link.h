@@ -27,10 +27,8 @@ struct stage_link {
 	__u32 block;
 	__u32 go;
 	__u32 next;
-	/* Bit by slot: the port has no egress program that would count what leaves by it, so that WEIR_PORT_QUEUED is counted. The tracepoint of
-	 * what was sent cannot count it: Linux 6.18 leaves its program out for some events while another program is attached to it or
-	 * detached [ran]. */
-	__u64 queued;
+	__u32 ports;	/* of the instance: their slots are below */
+	__u32 miss;	/* XDP action of a redirect to a port that has no entry; see "absent" in bpf/lib/runtime.bpf.h */
 };
 
 /* Of a program that frames are shown to on their way in. */
@@ -44,6 +42,8 @@ struct egress_link {
 	__u8 unused[WEIR_FRAME_NOTES];
 	__u32 block;
 	__u32 next;	/* slot of the program array "chain"; WEIR_NO_NEXT: transmit */
+	__u32 port;	/* slot */
+	__u32 unused_too;
 };
 
 /* Tracepoints see the devices of every network namespace, and ifindexes repeat. */

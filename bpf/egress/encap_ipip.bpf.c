@@ -14,6 +14,7 @@
 
 EGRESS_DROPS(encap_ipip, "truncated", "not_ip", "too_long", "no_headroom")
 EGRESS_COUNTERS(encap_ipip)
+EGRESS_NOT_BEHIND(encap_ipip, { .program = "mtu_guard", .why = "it makes frames longer than those were judged; put mtu_guard behind it" })
 EGRESS_KEYS(encap_ipip, ENCAP_KEYS(struct encap_ipip_config))
 
 EGRESS_PREPARE(encap_ipip, struct encap_ipip_config) { return encap_refuse(&config->ends); }

@@ -19,6 +19,7 @@
 
 EGRESS_DROPS(encap_vxlan, "truncated", "too_long", "no_headroom")
 EGRESS_COUNTERS(encap_vxlan)
+EGRESS_NOT_BEHIND(encap_vxlan, { .program = "mtu_guard", .why = "it makes frames longer than those were judged; put mtu_guard behind it" })
 EGRESS_KEYS(encap_vxlan,
 	{ .name = "vni", .type = EGRESS_KEY_U32, .says = "the network", .required = 1, .max = 0xffffff,
 	  .offset = offsetof(struct encap_vxlan_config, vni) },

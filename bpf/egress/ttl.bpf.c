@@ -10,6 +10,9 @@
 EGRESS_DROPS(ttl, "expired", "truncated")
 EGRESS_COUNTERS(ttl, "ipv4", "ipv6", "other")
 EGRESS_KEYS(ttl)
+EGRESS_NOT_BEHIND(ttl, { .program = "ttl", .why = "a router decrements once; leave one out" },
+	{ .program = "encap_ipip", .why = "it would age the tunnel's own header; put it in front" },
+	{ .program = "encap_vxlan", .why = "it would age the tunnel's own header; put it in front" })
 
 struct ttl_state {
 	__u64 count[TTL_OTHER + 1];

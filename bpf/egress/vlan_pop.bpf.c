@@ -9,6 +9,8 @@
 EGRESS_DROPS(vlan_pop, "truncated")
 EGRESS_COUNTERS(vlan_pop, "popped", "untagged")
 EGRESS_KEYS(vlan_pop)
+EGRESS_NOT_BEHIND(vlan_pop, { .program = "vlan_push", .why = "it takes off the tag that was just put on; leave both out", .next_to = 1 },
+	{ .program = "vlan_rewrite", .why = "it takes off the tag that was just changed; leave the change out", .next_to = 1 })
 
 struct vlan_pop_state {
 	__u64 count[VLAN_POP_UNTAGGED + 1];

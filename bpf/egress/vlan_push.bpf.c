@@ -12,6 +12,7 @@
 
 EGRESS_DROPS(vlan_push, "truncated", "too_long", "no_headroom")
 EGRESS_COUNTERS(vlan_push)
+EGRESS_NOT_BEHIND(vlan_push, { .program = "mtu_guard", .why = "it makes frames longer than those were judged; put mtu_guard behind it" })
 EGRESS_KEYS(vlan_push,
 	{ .name = "vid", .type = EGRESS_KEY_U32, .says = "the VLAN", .required = 1, .max = 4094, .offset = offsetof(struct vlan_push_config, vid) },
 	{ .name = "pcp", .type = EGRESS_KEY_U32, .says = "priority; left out, that of the tag in front, 0 where there is none", .max = 7,

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause */
-/* egress: all that an egress program includes. One body; the shell for the devmap entry, a wrapper for test runs and the host build
- * come with it. Write, in this order:
+/* egress: all that an egress program includes. One body; its shells for the device entry, for the place before the redirect and for test
+ * runs, and the host build come with it. Write, in this order:
  *   EGRESS_DROPS(name, "reason", …)      EGRESS_COUNTERS(name, "counter", …)      EGRESS_KEYS(name, { … }, …)
  *   EGRESS_PREPARE(name, struct config) { … return NULL; }, where the keys are not yet what the body reads
+ *   EGRESS_SHARED(name, struct), what all CPUs and workers write together, by atomic builtins on __u64; name_shared(frame) points to it
+ *   EGRESS_NOT_BEHIND(name, { .program = "other", .why = "…" }, …), where there is an order that makes no sense
  *   EGRESS(name, "sentence", struct config, struct state) { … return EGRESS_TRANSMIT; } */
 #pragma once
 
@@ -53,25 +55,54 @@ static __always_inline void *egress_header(struct egress_frame *frame, __u32 off
 
 static __always_inline __u32 egress_length(struct egress_frame *frame) { return frame->ctx->data_end - frame->ctx->data; }
 
+/* Nanoseconds of CLOCK_MONOTONIC. Some 40 of them go by meanwhile: for programs that cannot do without. */
+static __always_inline __u64 egress_now(void) { return bpf_ktime_get_ns(); }
+
 /* Move the frame's start, by a constant: `bytes` more in front, of any content, or so many fewer. Whether that could be done; pointers into
  * the frame are void behind it. */
 static __always_inline int egress_grow(struct egress_frame *frame, __u32 bytes) { return bpf_xdp_adjust_head(frame->ctx, -(int)bytes) == 0; }
 static __always_inline int egress_shrink(struct egress_frame *frame, __u32 bytes) { return bpf_xdp_adjust_head(frame->ctx, (int)bytes) == 0; }
 
 
-/* Count the verdict; the shell's action for it. The tail call's slot is a constant at load. */
-static __always_inline int egress_close(struct xdp_md *ctx, struct account *account, __u32 verdict)
+/* Entries without a program, of the ports whose chain runs before the redirect. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, WEIR_MAX_PORTS);
+	__type(key, __u32);
+	__type(value, struct bpf_devmap_val);
+} bare_ports SEC(".maps");
+
+enum egress_place { EGRESS_ON_ENTRY, EGRESS_FUSED, EGRESS_TEST };
+
+/* The chain's end. On a device entry XDP_PASS transmits, and in a test run nobody does. */
+static __always_inline int egress_leave(struct account *port, enum egress_place place)
 {
+	if (place != EGRESS_FUSED)
+		return XDP_PASS;
+	if (bpf_redirect_map(&bare_ports, egress_link.port, XDP_DROP) != XDP_REDIRECT) {
+		port->drop[WEIR_DROP_NO_ENTRY]++;
+		return XDP_DROP;
+	}
+	port->counter[WEIR_PORT_QUEUED]++;
+	return XDP_REDIRECT;
+}
+
+/* Count the verdict; the action for it. `place` is a constant to the compiler, and the tail call's slot is one at load. */
+static __always_inline int egress_close(struct xdp_md *ctx, struct account *row, __u32 verdict, enum egress_place place)
+{
+	struct account *account = row + egress_link.block, *port = row + egress_link.port;
 	__u32 next = egress_link.next;
 
 	if (verdict != EGRESS_TRANSMIT) {
 		account->verdict[WEIR_DROP]++;
 		account->drop[verdict < WEIR_DROPS - WEIR_DROP_OWN ? WEIR_DROP_OWN + verdict - 1 : WEIR_DROP_UNNAMED]++;
+		if (place == EGRESS_ON_ENTRY)
+			port->counter[WEIR_PORT_ENTRY_DROPS]++;
 		return XDP_DROP;
 	}
 	account->verdict[WEIR_NEXT]++;
 	if (next == WEIR_NO_NEXT)
-		return XDP_PASS; /* on a device entry: transmit */
+		return egress_leave(port, place);
 	bpf_tail_call(ctx, &chain, next);
 	return XDP_ABORTED; /* half a chain is never transmitted; shows as xdp_exception */
 }
@@ -79,6 +110,17 @@ static __always_inline int egress_close(struct xdp_md *ctx, struct account *acco
 #define EGRESS_DROPS(name, ...)
 #define EGRESS_COUNTERS(name, ...)
 #define EGRESS_KEYS(name, ...)
+#define EGRESS_NOT_BEHIND(name, ...)
+#define EGRESS_SHARED(name, type)                                                                                  \
+	struct {                                                                                                   \
+		__u8 unused[WEIR_FRAME_NOTES];                                                                     \
+		type own;                                                                                          \
+	} egress_shared SEC(".data.shared");                                                                       \
+	static __always_inline type *name##_shared(struct egress_frame *frame)                                     \
+	{                                                                                                          \
+		(void)frame;                                                                                       \
+		return &egress_shared.own;                                                                         \
+	}
 #define EGRESS_PREPARE(name, config_type) static inline __attribute__((unused)) const char *name##_prepare(config_type *config)
 
 /* `config` lies in a section of its own and `state` in an array: both memory-mapped, so that the host build uses the same ones.
@@ -96,7 +138,7 @@ static __always_inline int egress_close(struct xdp_md *ctx, struct account *acco
 		__type(value, struct name##_row);                                                                  \
 	} state SEC(".maps");                                                                                      \
 	static __always_inline __u32 name##_body(struct egress_frame *frame, const config_type *config, state_type *st); \
-	static __always_inline int name##_run(struct xdp_md *ctx)                                                  \
+	static __always_inline int name##_run(struct xdp_md *ctx, enum egress_place place)                         \
 	{                                                                                                          \
 		struct egress_frame frame = { .ctx = ctx };                                                        \
 		__u32 cpu = bpf_get_smp_processor_id(), row = EGRESS_FIRST_ROW + cpu;                              \
@@ -105,22 +147,24 @@ static __always_inline int egress_close(struct xdp_md *ctx, struct account *acco
                                                                                                                    \
 		if (!account || !st)                                                                               \
 			return XDP_ABORTED;                                                                        \
-		account += egress_link.block;                                                                      \
-		return egress_close(ctx, account, name##_body(&frame, (const config_type *)&egress_config, &st->own)); \
+		return egress_close(ctx, account, name##_body(&frame, (const config_type *)&egress_config, &st->own), place); \
 	}                                                                                                          \
-	SEC("xdp/devmap") int name(struct xdp_md *ctx) { return name##_run(ctx); }                                  \
-	SEC("xdp") int name##_test(struct xdp_md *ctx) { return name##_run(ctx); }                                  \
+	SEC("xdp/devmap") int name(struct xdp_md *ctx) { return name##_run(ctx, EGRESS_ON_ENTRY); }                  \
+	SEC("xdp") int name##_fused(struct xdp_md *ctx) { return name##_run(ctx, EGRESS_FUSED); }                    \
+	SEC("xdp") int name##_test(struct xdp_md *ctx) { return name##_run(ctx, EGRESS_TEST); }                      \
 	char licence[] SEC("license") = "Dual BSD/GPL";                                                            \
 	static __always_inline __u32 name##_body(struct egress_frame *frame, const config_type *config, state_type *st)
 
 #else /* host */
 
 #include <stddef.h>
+#include <time.h>
 
 struct egress_frame {
 	__u8 *data;
 	__u32 length;
 	__u32 headroom;	/* bytes in front of data that are the frame's */
+	void *shared;	/* see EGRESS_SHARED */
 };
 
 static inline void *egress_header(struct egress_frame *frame, __u32 offset, __u32 size)
@@ -129,6 +173,14 @@ static inline void *egress_header(struct egress_frame *frame, __u32 offset, __u3
 }
 
 static inline __u32 egress_length(struct egress_frame *frame) { return frame->length; }
+
+static inline __u64 egress_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000ull + now.tv_nsec;
+}
 
 static inline int egress_grow(struct egress_frame *frame, __u32 bytes)
 {
@@ -155,6 +207,18 @@ static inline int egress_shrink(struct egress_frame *frame, __u32 bytes)
 #define EGRESS_COUNTERS(name, ...) static const char *const name##_counters[] = { __VA_ARGS__ __VA_OPT__(,) NULL };
 #define EGRESS_KEYS(name, ...) static const struct egress_key name##_keys[] = { __VA_ARGS__ __VA_OPT__(,) { .type = EGRESS_KEY_END } };
 
+#define EGRESS_SHARED(name, type)                                                                                  \
+	extern const __u32 weir_shared_##name;                                                                     \
+	__attribute__((weak)) const __u32 weir_shared_##name = sizeof(type);                                       \
+	static inline type *name##_shared(struct egress_frame *frame)                                              \
+	{                                                                                                          \
+		return (type *)frame->shared;                                                                      \
+	}
+
+#define EGRESS_NOT_BEHIND(name, ...)                                                                               \
+	extern const struct egress_order weir_order_##name[];                                                      \
+	__attribute__((weak)) const struct egress_order weir_order_##name[] = { __VA_ARGS__, { .program = NULL } };
+
 #define EGRESS_PREPARE(name, config_type)                                                                          \
 	static const char *name##_prepare(config_type *config);                                                    \
 	__attribute__((weak)) const char *weir_prepare_##name(void *config)                                        \
@@ -170,12 +234,16 @@ static inline int egress_shrink(struct egress_frame *frame, __u32 bytes)
 		return program##_body(frame, (const config_type *)config, (state_type *)st);                       \
 	}                                                                                                          \
 	__attribute__((weak)) const char *weir_prepare_##program(void *config); /* null without EGRESS_PREPARE */  \
+	extern __attribute__((weak)) const struct egress_order weir_order_##program[]; /* likewise */              \
+	extern __attribute__((weak)) const __u32 weir_shared_##program; /* likewise */                             \
 	extern const struct egress_program weir_egress_##program;                                                  \
 	const struct egress_program weir_egress_##program = {                                                      \
 		.name = #program,                                                                                  \
 		.says = sentence,                                                                                  \
 		.run = program##_run,                                                                              \
 		.prepare = weir_prepare_##program,                                                                 \
+		.not_behind = weir_order_##program,                                                                \
+		.shared_size = &weir_shared_##program,                                                             \
 		.keys = program##_keys,                                                                            \
 		.drops = program##_drops,                                                                          \
 		.counters = program##_counters,                                                                    \

@@ -41,6 +41,23 @@ struct {
 	__type(value, struct bpf_devmap_val);
 } ports SEC(".maps");
 
+/* Heads of the egress chains that run before the redirect, by slot of the target; they end in a redirect of their own. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, WEIR_MAX_PORTS);
+	__type(key, __u32);
+	__type(value, __u32);
+} fused SEC(".maps");
+
+/* By slot: 1 for a port whose entry was deleted. Looked at on a miss alone: other ports without an entry are those that only user space
+ * sends to. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WEIR_MAX_PORTS);
+	__type(key, __u32);
+	__type(value, __u32);
+} absent SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
 	__uint(max_entries, 1);
@@ -76,7 +93,6 @@ struct stage_frame {
 	struct account *row;	/* of this CPU */
 	struct account *port;	/* of the port that the frame came in by */
 	struct account *stage;	/* that decides; null in the ingress program, and once a stage has let the frame go on */
-	__u64 queued;		/* of a stage, as its link says */
 };
 
 /* Done on the spot, in 64 bits: a compiler that keeps one of the two pointers for later keeps 32 bits of it, which the verifier refuses. */
@@ -150,8 +166,7 @@ static __always_inline int end_with_punt(struct stage_frame *frame, __u32 stage,
 static __always_inline void count_queued(const struct stage_frame *frame, __u64 port)
 {
 	asm volatile("" : "+r"(port)); /* see end_with_drop() */
-	/* Of no port at all: the verifier knows it, and leaves the rest out. */
-	if (frame->queued && port < WEIR_MAX_PORTS && frame->queued >> port & 1)
+	if (port < WEIR_MAX_PORTS)
 		frame->row[port].counter[WEIR_PORT_QUEUED]++;
 }
 
@@ -159,20 +174,68 @@ static __always_inline void count_flooded(const struct stage_frame *frame, const
 {
 	__u32 i;
 
-	if (!frame->queued)
-		return;
 	for (i = 0; i < WEIR_MAX_PORTS && i < to->count; i++)
 		if (to->members[i] != frame_port(frame))
 			count_queued(frame, to->members[i]);
 }
 
-/* A port without a device entry is one that only user space sends to: the user half of the stage decides the same and sends it. */
-static __always_inline int end_with_redirect(struct stage_frame *frame, __u32 stage, __u32 port)
+/* A port without a device entry is one that only user space sends to: the user half of the stage decides the same and sends it. Unless its
+ * entry was deleted, or it is no port at all. */
+static __always_inline int end_with_miss(struct stage_frame *frame, __u32 stage, __u32 port, int action)
 {
-	if (bpf_redirect_map(&ports, port, XDP_DROP) != XDP_REDIRECT)
+	__u32 *deleted = bpf_map_lookup_elem(&absent, &port);
+
+	if (deleted && !*deleted && port < program_link.stage.ports)
 		return end_with_punt(frame, stage, 0);
+	if (action == XDP_PASS) {
+		frame->port->counter[WEIR_PORT_MISS_STACK]++;
+		return end_with(frame, WEIR_TO_STACK, XDP_PASS);
+	}
+	frame->port->counter[action == XDP_ABORTED ? WEIR_PORT_MISS_ABORTED : WEIR_PORT_MISS_DROP]++;
+	frame->port->drop[WEIR_DROP_NO_ENTRY]++;
+	return end_with(frame, WEIR_DROP, action);
+}
+
+static __always_inline int end_at_entry(struct stage_frame *frame, __u32 stage, __u32 port)
+{
+	int action = bpf_redirect_map(&ports, port, program_link.stage.miss);
+
+	if (action != XDP_REDIRECT)
+		return end_with_miss(frame, stage, port, action);
 	count_queued(frame, port);
 	return end_with(frame, WEIR_REDIRECT, XDP_REDIRECT);
+}
+
+/* A tail call whose index the verifier knows is a direct jump, and one that it does not know costs more than all else here. Hence a tree of
+ * comparisons with a call at each leaf; what lies beyond the instance's ports is cut off by the verifier. */
+static __always_inline void fused_1(struct xdp_md *ctx, __u32 port, const __u32 at) { bpf_tail_call_static(ctx, &fused, at); }
+#define FUSED_TREE(name, half, below)                                                                  \
+	static __always_inline void name(struct xdp_md *ctx, __u32 port, const __u32 at)               \
+	{                                                                                              \
+		if (program_link.stage.ports > at + (half) && port >= at + (half))                     \
+			below(ctx, port, at + (half));                                                 \
+		else                                                                                   \
+			below(ctx, port, at);                                                          \
+	}
+FUSED_TREE(fused_2, 1, fused_1)
+FUSED_TREE(fused_4, 2, fused_2)
+FUSED_TREE(fused_8, 4, fused_4)
+FUSED_TREE(fused_16, 8, fused_8)
+FUSED_TREE(fused_32, 16, fused_16)
+FUSED_TREE(fused_64, 32, fused_32)
+
+/* Through the target's egress chain here, if it is fused; else through its device entry. What is counted before a tail call that does not
+ * jump is counted again as what it became. */
+static __always_inline int end_with_redirect(struct stage_frame *frame, __u32 stage, __u32 port)
+{
+	if (port < program_link.stage.ports) {
+		end_with(frame, WEIR_REDIRECT, XDP_REDIRECT);
+		fused_64(frame->ctx, port, 0);
+		frame->port->verdict[WEIR_REDIRECT]--;
+		if (frame->stage)
+			frame->stage->verdict[WEIR_REDIRECT]--;
+	}
+	return end_at_entry(frame, stage, port);
 }
 
 static __always_inline int end_with_flood(struct stage_frame *frame, __u32 stage, __u32 group)
@@ -188,7 +251,7 @@ static __always_inline int end_with_flood(struct stage_frame *frame, __u32 stage
 	if (to->only[port] == WEIR_NONE)
 		return end_with_drop(frame, WEIR_DROP_NO_ENTRY);
 	if (to->only[port] != WEIR_MANY)
-		return end_with_redirect(frame, stage, to->only[port]);
+		return end_at_entry(frame, stage, to->only[port]); /* no member of a group is fused while "longest" says otherwise */
 	if (bpf_redirect_map(members, WEIR_FLOOD_KEY, BPF_F_BROADCAST | BPF_F_EXCLUDE_INGRESS) != XDP_REDIRECT)
 		return end_with_drop(frame, WEIR_DROP_NO_ENTRY);
 	frame->port->counter[WEIR_PORT_COPIES] += to->fan_out[port] - 1;

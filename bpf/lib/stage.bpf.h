@@ -29,6 +29,9 @@ static __always_inline void *stage_header(const struct stage_frame *frame, __u32
 	return at + size > (void *)(long)frame->ctx->data_end ? 0 : at;
 }
 
+/* Whether the port has a device entry, so that a redirect to it does not leave the kernel. False also where its egress chain is fused. */
+static __always_inline int stage_has_entry(__u32 port) { return bpf_map_lookup_elem(&ports, &port) != 0; }
+
 /* One of the plugin's own counters, in the order in which it declares them. */
 static __always_inline void stage_count(struct stage_frame *frame, __u64 counter)
 {
@@ -39,7 +42,7 @@ static __always_inline void stage_count(struct stage_frame *frame, __u64 counter
 
 static __always_inline struct stage_frame stage_frame_of(struct xdp_md *ctx)
 {
-	struct stage_frame frame = { .ctx = ctx, .queued = program_link.stage.queued };
+	struct stage_frame frame = { .ctx = ctx };
 
 	return frame;
 }

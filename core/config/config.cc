@@ -42,7 +42,8 @@ const std::vector<std::string> later_drivers{"dpdk", "pcap", "tap"};
 Schema device_schema() {
   return {Key::string("device").as("the netdev"), Key::string("mode", {"auto", "native", "generic"}).otherwise("\"auto\""),
           Key::string("attach", {"exclusive"}).otherwise("\"exclusive\""),
-          Key::string("zero_copy", {"auto", "on", "off"}).otherwise("\"auto\"")};
+          Key::string("zero_copy", {"auto", "on", "off"}).otherwise("\"auto\""),
+          Key::string("placement", {"auto", "entry", "fused"}).otherwise("\"auto\"").as("where the egress chain runs in the kernel")};
 }
 
 Schema group_schema() {
@@ -50,7 +51,11 @@ Schema group_schema() {
           Key::list("ports", Key::port(""), 1, static_cast<i64>(max_ports)).as("its members")};
 }
 
-Schema pipeline_schema() { return {Key::string("name").as("what ports call it")}; }
+Schema pipeline_schema() {
+  return {Key::string("name").as("what ports call it"), Key::string("miss", {"to_stack", "drop", "aborted"})
+                                                            .otherwise("\"drop\"")
+                                                            .as("what becomes of a redirect to a port without a device entry")};
+}
 
 // Keys of a stage of any plugin. The default name is the plugin's.
 Schema stage_schema(const std::string& plugin, const Catalog& catalog) {
@@ -93,6 +98,8 @@ class Reader {
     config_.file = std::move(file);
   }
   std::expected<Config, Problems> read() &&;
+  // Of a table that holds `egress` alone.
+  std::expected<std::vector<EgressConfig>, Problems> chain() &&;
 
  private:
   struct Device {
@@ -132,6 +139,15 @@ class Reader {
   std::size_t stage_count_ = 0;
   static inline const toml::table none_;
 };
+
+std::expected<std::vector<EgressConfig>, Problems> Reader::chain() && {
+  PortConfig port;
+  egress(*root_.get("egress"), "egress", port);
+  if (check_.clean()) return std::move(port.egress);
+  Problems problems = std::move(check_).problems();
+  for (Problem& problem : problems) problem.at = {};  // of no file
+  return std::unexpected(std::move(problems));
+}
 
 std::expected<Config, Problems> Reader::read() && {
   check_.node(root_, {}, "", {.read = {"weir", "frames", "port", "group", "pipeline"}});
@@ -260,6 +276,9 @@ void Reader::device(const ConfigNode& keys, const std::string& path, PortConfig&
   if (keys.has("zero_copy"))
     port.zero_copy =
         choice<ZeroCopy>(keys.string("zero_copy"), {{"auto", ZeroCopy::automatic}, {"on", ZeroCopy::on}, {"off", ZeroCopy::off}});
+  if (keys.has("placement"))
+    port.placement = choice<Placement>(keys.string("placement"),
+                                       {{"auto", Placement::automatic}, {"entry", Placement::entry}, {"fused", Placement::fused}});
   if (!keys.has("device")) return;
   port.device = keys.string("device");
   const Position at = keys.at("device");
@@ -292,6 +311,11 @@ void Reader::egress(const toml::node& given, const std::string& path, PortConfig
   if (chain->size() > max_egress_chain)
     check_.note(position_of(given), path, fmt::format("has {} programs, must have at most {}", chain->size(), max_egress_chain));
   for (std::size_t i = 0; i < chain->size(); ++i) egress_step(*chain->get(i), fmt::format("{}[{}]", path, i), port);
+  if (port.egress.size() != chain->size()) return;  // one of them is not known
+  std::vector<std::string> programs;
+  for (const EgressConfig& step : port.egress) programs.push_back(step.program);
+  for (const auto& [place, why] : catalog_.refuse_order(programs))
+    check_.note(port.egress[place].at, fmt::format("{}[{}]", path, place), why);
 }
 
 void Reader::egress_step(const toml::node& given, const std::string& path, PortConfig& port) {
@@ -339,7 +363,9 @@ void Reader::pipelines() {
   for (const toml::table* table : tables(root_, "pipeline", "pipeline", "[[pipeline]]")) {
     const std::string path = fmt::format("pipeline[{}]", config_.pipelines.size());
     const ConfigNode keys = check_.node(*table, pipeline_schema(), path, {.read = {"stage"}});
-    PipelineConfig pipeline{name(keys, path, "pipeline", pipeline_names_), {}, position_of(*table)};
+    PipelineConfig pipeline{name(keys, path, "pipeline", pipeline_names_), Miss::drop, {}, position_of(*table)};
+    if (keys.has("miss"))
+      pipeline.miss = choice<Miss>(keys.string("miss"), {{"to_stack", Miss::to_stack}, {"drop", Miss::drop}, {"aborted", Miss::aborted}});
     stages(*table, path + ".stage", pipeline);
     config_.pipelines.push_back(std::move(pipeline));
   }
@@ -384,6 +410,27 @@ std::expected<Config, Problems> parse_config(std::string_view text, const std::s
   if (parsed) return Reader(parsed.table(), file, catalog).read();
   const toml::source_position at = parsed.error().source().begin;
   return std::unexpected(Problems{{file, {at.line, at.column}, "", fmt::format("not TOML: {}", one_line(parsed.error().description()))}});
+}
+
+std::expected<std::vector<EgressConfig>, Problems> parse_egress(const std::vector<std::string>& words, const Catalog& catalog) {
+  std::vector<EgressConfig> chain;
+  toml::array steps;
+  for (const std::string& word : words) {
+    std::string text = word;
+    if (const std::size_t comma = word.find(','); !word.starts_with('{'))
+      text = fmt::format("{{ program = \"{}\"{} }}", word.substr(0, comma), comma == std::string::npos ? "" : word.substr(comma));
+    const toml::parse_result parsed = toml::parse(std::string_view("step = " + text), std::string_view());
+    if (!parsed)
+      return std::unexpected(Problems{
+          {"",
+           {},
+           fmt::format("egress[{}]", steps.size()),
+           fmt::format("{} is neither NAME, NAME,KEY=VALUE nor a table: {}", quoted(word), one_line(parsed.error().description()))}});
+    steps.push_back(*parsed.table().get("step"));
+  }
+  toml::table root;
+  root.insert("egress", std::move(steps));
+  return Reader(root, "", catalog).chain();
 }
 
 std::expected<Config, Problems> load_config(const std::string& file, const Catalog& catalog) {

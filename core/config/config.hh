@@ -13,6 +13,14 @@ namespace weir {
 enum class Driver { xdp, null };
 enum class Mode { automatic, native, generic };
 enum class ZeroCopy { automatic, on, off };
+// Where a port's egress chain runs in the kernel.
+enum class Placement {
+  automatic,  // fused, unless a group holds the port
+  entry,      // on the device entry
+  fused,      // in front of the redirect to it; a flood goes through user space then
+};
+// What becomes of a redirect to a port that has no device entry.
+enum class Miss { drop, to_stack, aborted };
 
 struct EgressConfig {
   std::string program;
@@ -29,6 +37,7 @@ struct PortConfig {
   u32 queues = 0;                    // 0: all that the device has
   std::string pipeline;              // empty: frames only leave here; what comes in goes to the host stack
   std::vector<EgressConfig> egress;  // the chain, in order
+  Placement placement = Placement::automatic;
   Position at;
 };
 
@@ -47,6 +56,7 @@ struct StageConfig {
 
 struct PipelineConfig {
   std::string name;
+  Miss miss = Miss::drop;
   std::vector<StageConfig> stages;
   Position at;
 };
@@ -80,5 +90,7 @@ constexpr std::size_t max_egress_chain = 8;
 std::expected<Config, Problems> load_config(const std::string& file, const Catalog& catalog);
 // The same from text; `file` is only for messages.
 std::expected<Config, Problems> parse_config(std::string_view text, const std::string& file, const Catalog& catalog);
+// An egress chain from the words of a command: each "NAME", "NAME,KEY=VALUE,…" or a table as in the file, "{ program = …, … }".
+std::expected<std::vector<EgressConfig>, Problems> parse_egress(const std::vector<std::string>& words, const Catalog& catalog);
 
 }  // namespace weir

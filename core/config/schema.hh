@@ -49,6 +49,8 @@ class Catalog {
   [[nodiscard]] virtual const Schema* egress(const std::string& program) const = 0;  // null: there is no such egress program
   // What is wrong with the keys of an egress program together; empty: nothing.
   [[nodiscard]] virtual std::string refuse_egress(const std::string& program, const ConfigNode& keys) const = 0;
+  // The places of a chain of known egress programs that make no sense behind others of it, and why.
+  [[nodiscard]] virtual std::vector<std::pair<std::size_t, std::string>> refuse_order(const std::vector<std::string>& programs) const = 0;
   [[nodiscard]] virtual std::vector<std::string> stages() const = 0;
   [[nodiscard]] virtual std::vector<std::string> egress_programs() const = 0;
 };

@@ -2,6 +2,7 @@
 // instance: start in order, stop in the opposite one.
 #include "core/control/instance.hh"
 
+#include <linux/bpf.h>
 #include <time.h>
 
 #include <algorithm>
@@ -16,6 +17,8 @@ namespace weir {
 namespace {
 
 constexpr u32 least_fill = 64;  // frames per queue for receiving: one burst
+
+u32 action_of(Miss miss) noexcept { return miss == Miss::to_stack ? XDP_PASS : miss == Miss::aborted ? XDP_ABORTED : XDP_DROP; }
 
 // The tables of a user half whose kernel half does not run.
 class PlainMemory final : public StageMemory {
@@ -102,11 +105,9 @@ Result<> Instance::make_kernel() {
   }
   PinFolder pins = TRY(PinFolder::open(name()));
   adopted_ = pins.found() && noted_layout(name()) == layout();
-  u64 queued = 0;
-  for (const Device& device : devices_)
-    if (topology_->config().ports[device.slot.value].egress.empty()) queued |= u64{1} << device.slot.value;
-  kernel_ = TRY(
-      KernelSide::create(std::move(pins), {.rows = rows, .blocks = blocks, .netns = netns_inode(), .queued = queued, .adopt = adopted_}));
+  const u32 ports = static_cast<u32>(topology_->config().ports.size());
+  kernel_ =
+      TRY(KernelSide::create(std::move(pins), {.rows = rows, .blocks = blocks, .ports = ports, .netns = netns_inode(), .adopt = adopted_}));
   path_.emplace(Accounts(TRY(kernel_->accounts()), cpus, rows, blocks));
   if (adopted_) count_process_died();
   return {};
@@ -156,11 +157,11 @@ std::pair<u32, u32> Instance::way_to(const Topology::StagePlan* stage) const {
 Result<> Instance::make_stages() {
   std::vector<Topology::StagePlan>& plans = topology_->stages();
   for (const PipelineConfig& config : topology_->config().pipelines)
-    path_->pipelines.push_back(std::make_unique<Pipeline>(Pipeline{config.name, {}}));
+    path_->pipelines.push_back(std::make_unique<Pipeline>(Pipeline{config.name, config.miss, {}}));
   for (Topology::StagePlan& plan : plans) {
     const std::string name = plan.pipeline->name + "." + plan.config->name;
     const auto [go, next] = way_to(plan.last ? nullptr : &plan + 1);
-    const KernelStage kernel{name, plan.plugin, plan.number, plan.block, go, next};
+    const KernelStage kernel{name, plan.plugin, plan.number, plan.block, go, next, action_of(plan.pipeline->miss)};
     StageMemory* memory = nullptr;
     if (in_kernel(plan)) memory = TRY(kernel_->open_stage(kernel));
     else memory = plain_memories_.emplace_back(std::make_unique<PlainMemory>()).get();
@@ -183,10 +184,11 @@ Result<> Instance::make_ports() {
     auto device = std::ranges::find(devices_, PortSlot{slot}, &Device::slot);
     if (device == devices_.end()) {
       entry.port = std::make_unique<NullPort>();
-      make_plain_egress(slot, entry.egress);
+      entry.egress = make_plain_egress(slot, config.ports[slot].egress);
     } else {
       TRY_WITHIN_VOID(fmt::format("port {}, device {}", entry.name, device->netdev.name), make_kernel_port(*device));
-      for (const EgressProgram& program : kernel_->egress(PortSlot{slot})) entry.egress.append(program.host);
+      for (const EgressProgram& program : kernel_->chain(PortSlot{slot}).programs) entry.egress.append(program.host);
+      entry.fused = kernel_ports_.back().fused;
       entry.longest = longest_frame(device->netdev);
     }
     path_->ports.push_back(std::move(entry));
@@ -211,23 +213,34 @@ Result<> Instance::make_kernel_port(const Device& device) {
                            .block = topology_->block(device.slot),
                            .go = go,
                            .next = next,
-                           .egress = &config.egress,
+                           .fused = is_fused(device.slot),
                            .egress_block = topology_->egress_block(device.slot)});
   TRY_VOID(kernel_->expect_free(kernel_ports_.back()));
-  return kernel_->add_port(kernel_ports_.back(), registry_);
+  const KernelPort& port = kernel_ports_.back();
+  return kernel_->add_port(port, TRY(kernel_->load_chain(port, config.egress, registry_, 0)));
 }
 
 // Without a device there is no kernel build to share memory with.
-void Instance::make_plain_egress(u16 slot, EgressChain& chain) {
+EgressChain Instance::make_plain_egress(u16 slot, const std::vector<EgressConfig>& configs) {
+  EgressChain chain;
   u32 block = topology_->egress_block(PortSlot{slot});
   const u32 rows = possible_cpus() + worker_count_;
-  for (const EgressConfig& config : topology_->config().ports[slot].egress) {
+  for (const EgressConfig& config : configs) {
     const egress_program& program = *registry_.egress_module(config.program)->host;
     const std::size_t stride = egress_stride(program);
     std::vector<u8>& settings = plain_egress_.emplace_back(program.config_size);
     fill_egress_config(program, config.keys, {}, settings.data());
-    chain.append({&program, settings.data(), plain_egress_.emplace_back(stride * rows).data(), stride, block++});
+    u8* shared = program.shared_size != nullptr ? plain_egress_.emplace_back(*program.shared_size).data() : nullptr;
+    chain.append({&program, settings.data(), plain_egress_.emplace_back(stride * rows).data(), stride, shared, block++});
   }
+  return chain;
+}
+
+// In front of the redirect, where that costs less, unless a group floods to the port: a flood runs what stands on the entry.
+bool Instance::is_fused(PortSlot slot) const {
+  const Placement placement = topology_->config().ports[slot.value].placement;
+  const auto holds = [&](const Topology::Group& group) { return std::ranges::find(group.ports, slot) != group.ports.end(); };
+  return placement == Placement::fused || (placement == Placement::automatic && std::ranges::none_of(topology_->groups(), holds));
 }
 
 Result<> Instance::make_groups() {

@@ -56,7 +56,8 @@ class Instance {
   Result<> open_sockets();
 
   Result<> make_kernel_port(const Device& device);
-  void make_plain_egress(u16 slot, EgressChain& chain);
+  EgressChain make_plain_egress(u16 slot, const std::vector<EgressConfig>& configs);
+  [[nodiscard]] bool is_fused(PortSlot slot) const;
   void count_process_died();
   void watch(bool peers);
   bool look_again(KernelPort& port, bool peers);
@@ -76,7 +77,9 @@ class Instance {
   };
   Result<Moment> moment();
   Result<nlohmann::json> stats();
-  nlohmann::json devmap() const;
+  Result<nlohmann::json> devmap();
+  [[nodiscard]] nlohmann::json entry_report(u32 slot, const DeviceEntry& entry) const;
+  void add_counters(nlohmann::json& row, const Moment& at, const nlohmann::json& drops) const;
   nlohmann::json port_report(const Moment& at, PortSlot slot) const;
   nlohmann::json stage_report(const Moment& at, const StageEntry& stage, const std::string& pipeline) const;
   nlohmann::json egress_report(const Moment& at, PortSlot slot) const;

@@ -63,14 +63,10 @@ void add_own_drops(json& into, const std::string& where, const std::vector<std::
 account Instance::kernel_account(const Moment& now, PortSlot slot) const {
   account port = now.accounts.kernel(path_->ports[slot.value].block);
   if (!kernel_) return port;
-  const u32 chain = static_cast<u32>(topology_->config().ports[slot.value].egress.size());
-  u64 dropped = 0;
-  for (u32 place = 0; place < chain; ++place) dropped += now.accounts.kernel(topology_->egress_block(slot) + place).verdict[WEIR_DROP];
+  const u64 dropped = port.counter[WEIR_PORT_ENTRY_DROPS], lost = dropped + port.drop[WEIR_DROP_REDIRECT_FAILED];
   take_out_egress_drops(port, dropped);
-  // The chain's last program sees only what the kernel did queue.
-  u64 let_go = chain > 0
-                   ? now.accounts.kernel(topology_->egress_block(slot) + chain - 1).verdict[WEIR_NEXT]
-                   : port.counter[WEIR_PORT_QUEUED] - std::min<u64>(port.counter[WEIR_PORT_QUEUED], port.drop[WEIR_DROP_REDIRECT_FAILED]);
+  port.drop[WEIR_DROP_EXCEPTION] -= std::min<u64>(port.drop[WEIR_DROP_EXCEPTION], port.counter[WEIR_PORT_MISS_ABORTED]);
+  const u64 let_go = port.counter[WEIR_PORT_QUEUED] - std::min<u64>(port.counter[WEIR_PORT_QUEUED], lost);
   // What a device does not take in generic mode is an exception of that device (net/core/dev.c, generic_xdp_tx).
   const bool generic = std::ranges::any_of(kernel_ports_, [](const KernelPort& each) { return each.mode == Mode::generic; });
   const u64 refused = traced_drops(port) + (generic ? port.drop[WEIR_DROP_EXCEPTION] : 0);
@@ -111,6 +107,10 @@ json Instance::port_report(const Moment& now, PortSlot slot) const {
   port["punt"] = kernel.verdict[WEIR_PUNT];
   port["to_stack"] = kernel.verdict[WEIR_TO_STACK];
   port["drop"] = kernel.verdict[WEIR_DROP];
+  port["miss"] = json::object();
+  for (const auto& [name, counter] :
+       {std::pair{"to_stack", WEIR_PORT_MISS_STACK}, {"drop", WEIR_PORT_MISS_DROP}, {"aborted", WEIR_PORT_MISS_ABORTED}})
+    port["miss"][name] = kernel.counter[counter] + user.counter[counter];
   port["copies"] = kernel.counter[WEIR_PORT_COPIES] + user.counter[WEIR_PORT_COPIES];
   port["tx_kernel"] = kernel.tx;
   port["tx_user"] = user.tx;
@@ -147,7 +147,7 @@ json Instance::egress_report(const Moment& now, PortSlot slot) const {
                  {"frames", in_kernel + in_user}, {"drop", kernel.verdict[WEIR_DROP] + user.verdict[WEIR_DROP]},
                  {"kernel", in_kernel},           {"user", in_user},
                  {"counters", json::object()}};
-    if (config.driver == Driver::xdp) program["prog_id"] = kernel_->egress(slot)[place].id;
+    if (config.driver == Driver::xdp) program["prog_id"] = kernel_->chain(slot).programs[place].id;
     const u32 rows = now.accounts.rows();
     for (std::size_t i = 0; step.program->counters[i] != nullptr; ++i) {
       u64 total = 0;
@@ -248,22 +248,42 @@ Result<json> Instance::stats() {
   return report;
 }
 
-json Instance::devmap() const {
-  const auto row = [&](u32 slot, const DeviceEntry& entry) {
-    const PortEntry& port = path_->ports[slot];
-    auto at = std::ranges::find(kernel_ports_, slot, [](const KernelPort& each) { return u32{each.slot.value}; });
-    json chain = json::array();
-    for (const EgressChain::Step& step : port.egress.steps()) chain.push_back(step.program->name);
-    json given{{"key", slot}, {"port", port.name}, {"device", at->device}, {"ifindex", entry.device.value}, {"chain", chain}};
-    if (entry.program != 0) given["program"] = {{"id", entry.program}, {"name", program_name(entry.program)}};
-    return given;
-  };
+// One entry of a map. Its program is what the kernel holds; the chain is what weir has put there, or in front of the redirect.
+json Instance::entry_report(u32 slot, const DeviceEntry& entry) const {
+  const LoadedChain& loaded = kernel_->chain(PortSlot{static_cast<u16>(slot)});
+  const auto at = std::ranges::find(kernel_ports_, slot, [](const KernelPort& each) { return u32{each.slot.value}; });
+  json given{{"key", slot}, {"port", at->name}, {"device", at->device}, {"ifindex", entry.device.value}, {"chain", json::array()}};
+  for (const EgressProgram& program : loaded.programs) given["chain"].push_back({{"program", program.name}, {"id", program.id}});
+  if (!loaded.programs.empty()) given["placement"] = loaded.fused ? "fused" : "entry";
+  if (entry.program != 0) given["program"] = {{"id", entry.program}, {"name", program_name(entry.program)}};
+  return given;
+}
+
+// What is sent by an entry, and what the port and its programs dropped, by reason: "PROGRAM.REASON" of a program.
+void Instance::add_counters(json& row, const Moment& now, const json& drops) const {
+  const std::string port = row["port"], of_port = "port " + port, of_program = "egress " + port + " ";
+  row["frames"] = now.accounts.kernel(row["key"].get<u32>()).counter[WEIR_PORT_QUEUED];
+  row["drops"] = json::object();
+  for (const json& drop : drops) {
+    const std::string where = drop["where"], reason = drop["reason"];
+    if (where == of_port) row["drops"][reason] = drop["frames"];
+    if (where.starts_with(of_program)) row["drops"][where.substr(of_program.size()) + "." + reason] = drop["frames"];
+  }
+}
+
+Result<json> Instance::devmap() {
   json report{{"instance", name()}, {"ports", json::array()}, {"groups", json::array()}};
   if (!kernel_) return report;
-  for (const auto& [slot, entry] : kernel_->entries().all()) report["ports"].push_back(row(slot, entry));
+  const Moment now = TRY(moment());
+  const json drops = drops_report(now);
+  for (const Devmap* map : {&kernel_->entries(), &kernel_->bare_entries()})
+    for (const auto& [slot, entry] : map->all()) add_counters(report["ports"].emplace_back(entry_report(slot, entry)), now, drops);
+  std::sort(report["ports"].begin(), report["ports"].end(), [](const json& one, const json& other) { return one["key"] < other["key"]; });
   for (u16 slot = 0; slot < path_->groups.size(); ++slot) {
-    json group{{"group", slot}, {"name", topology_->groups()[slot].name}, {"entries", json::array()}};
-    for (const auto& [member, entry] : kernel_->group(GroupSlot{slot}).all()) group["entries"].push_back(row(member, entry));
+    json group{{"group", slot}, {"name", topology_->groups()[slot].name}, {"members", json::array()}, {"entries", json::array()}};
+    for (PortSlot member : path_->groups[slot]) group["members"].push_back(path_->ports[member.value].name);
+    for (const auto& [member, entry] : kernel_->group(GroupSlot{slot}).all()) group["entries"].push_back(entry_report(member, entry));
+    group["flooded_by"] = kernel_->floods(GroupSlot{slot}) ? "kernel" : "user space";
     report["groups"].push_back(std::move(group));
   }
   return report;

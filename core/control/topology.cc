@@ -49,9 +49,9 @@ Result<std::unique_ptr<Topology>> Topology::build(Config config, const Registry&
     }
   }
   if (!problems.empty()) return std::unexpected(Error{Failure::invalid, std::move(problems), 0, true});
-  for (const PortConfig& port : all.ports) {
+  for (std::size_t slot = 0; slot < all.ports.size(); ++slot) {
     made->egress_blocks_.push_back(block);
-    block += static_cast<u32>(port.egress.size());
+    block += 2 * static_cast<u32>(max_egress_chain);
   }
   made->blocks_ = block;
   made->note_names_of_egress(registry);
@@ -106,7 +106,7 @@ void Topology::note_names_of_egress(const Registry& registry) {
 std::string Topology::fingerprint() const {
   std::string text = fmt::format("frames {}x{}\n", config_.frame_count, config_.frame_size);
   for (const PortConfig& port : config_.ports) {
-    text += fmt::format("port {} {} {}", port.name, port.device, port.pipeline);
+    text += fmt::format("port {} {} {} {}", port.name, port.device, port.pipeline, static_cast<int>(port.placement));
     for (const EgressConfig& egress : port.egress) text += " " + egress.program;
     text += "\n";
   }

@@ -42,7 +42,8 @@ class Topology {
   [[nodiscard]] std::vector<PortSlot> ports_of(const PipelineConfig& pipeline) const;
   [[nodiscard]] std::optional<PortSlot> port(std::string_view name) const noexcept;
 
-  // Blocks of the accounts: a port's is its slot; then the stages'; then, for each port, the places of its egress chain.
+  // Blocks of the accounts: a port's is its slot; then the stages'; then, for each port, the places of its egress chain,
+  // twice: a chain and the one that replaces it use them in turn.
   [[nodiscard]] u32 block(PortSlot port) const noexcept { return port.value; }
   [[nodiscard]] u32 egress_block(PortSlot port) const noexcept { return egress_blocks_[port.value]; }
   [[nodiscard]] u32 blocks() const noexcept { return blocks_; }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/config/config.hh"
 #include "core/pipeline/accounts.hh"
 #include "core/pipeline/egress_chain.hh"
 #include "core/pipeline/stage.hh"
@@ -25,6 +26,7 @@ struct StageEntry {
 
 struct Pipeline {
   std::string name;
+  Miss miss = Miss::drop;
   std::vector<StageEntry> stages;
   [[nodiscard]] u32 first() const noexcept { return stages.empty() ? 0 : stages.front().number; }
 };
@@ -43,8 +45,10 @@ struct PortEntry {
   std::unique_ptr<Port> port;
   const Pipeline* pipeline = nullptr;  // null: frames only leave here
   EgressChain egress;
-  u32 longest = ~0u;  // bytes of a frame that the device takes; 0: it is down. Changes while workers read: by atomic_ref
-  u32 block = 0;      // in the accounts
+  bool fused = false;    // the chain runs where the kernel checks what comes out of it, and not what goes in
+  bool deleted = false;  // frames for the port are a miss. Changes while workers are at rest
+  u32 longest = ~0u;     // bytes of a frame that the device takes; 0: it is down. Changes while workers read: by atomic_ref
+  u32 block = 0;         // in the accounts
 };
 
 struct DataPath {

@@ -22,6 +22,7 @@ class EgressChain {
     const void* config;  // shared with the kernel's build of the program
     u8* state;           // one row after the other
     std::size_t stride;  // bytes from row to row
+    void* shared;        // what all rows share; null: nothing
     u32 block;           // in the accounts
   };
 

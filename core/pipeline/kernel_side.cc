@@ -104,7 +104,10 @@ Result<> KernelSide::create_maps() {
   accounts_ = found ? std::move(*found) : TRY(BpfMap::create("accounts", accounts));
   scratch_ = TRY(BpfMap::create("scratch", {BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(scratch), 1, 0}));
   stages_ = TRY(BpfMap::create("stages", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, WEIR_MAX_STAGES, 0}));
+  fused_ = TRY(BpfMap::create("fused", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, WEIR_MAX_PORTS, 0}));
+  absent_ = TRY(BpfMap::create("absent", {BPF_MAP_TYPE_ARRAY, 4, 4, WEIR_MAX_PORTS, 0}));
   ports_ = TRY(Devmap::create("ports", DevmapForm::array, WEIR_MAX_PORTS));
+  bare_ports_ = TRY(Devmap::create("bare_ports", DevmapForm::array, WEIR_MAX_PORTS));
   sockets_ = TRY(BpfMap::create("sockets", {BPF_MAP_TYPE_XSKMAP, 4, 4, WEIR_MAX_PORTS * max_queues, 0}));
   groups_ = TRY(BpfMap::create("groups", {BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, WEIR_MAX_GROUPS, 0}, ports_.map().fd()));
   targets_ = TRY(BpfMap::create("targets", {BPF_MAP_TYPE_ARRAY, 4, sizeof(group_targets), WEIR_MAX_GROUPS, 0}));
@@ -115,9 +118,18 @@ Result<> KernelSide::create_maps() {
 
 // Gives an object the instance's maps in place of the ones that its header declares.
 Result<> KernelSide::share(BpfObject& object) const {
-  const std::pair<const char*, const BpfMap*> shared[] = {{"accounts", &accounts_}, {"scratch", &scratch_}, {"stages", &stages_},
-                                                          {"ports", &ports_.map()}, {"sockets", &sockets_}, {"groups", &groups_},
-                                                          {"targets", &targets_},   {"devices", &devices_}, {"far_devices", &far_devices_}};
+  const std::pair<const char*, const BpfMap*> shared[] = {{"accounts", &accounts_},
+                                                          {"scratch", &scratch_},
+                                                          {"stages", &stages_},
+                                                          {"ports", &ports_.map()},
+                                                          {"bare_ports", &bare_ports_.map()},
+                                                          {"fused", &fused_},
+                                                          {"absent", &absent_},
+                                                          {"sockets", &sockets_},
+                                                          {"groups", &groups_},
+                                                          {"targets", &targets_},
+                                                          {"devices", &devices_},
+                                                          {"far_devices", &far_devices_}};
   for (const auto& [name, map] : shared)
     if (object.has_map(name)) TRY_VOID(object.use(name, map->fd()));
   return {};
@@ -134,7 +146,7 @@ Result<StageMemory*> KernelSide::open_stage(const KernelStage& stage) {
 
 Result<> KernelSide::load_stage(const KernelStage& stage) {
   StageHalf& half = halves_.at(stage.number);
-  half.link = {stage.number, stage.block, stage.go, stage.next, shape_.queued};
+  half.link = {stage.number, stage.block, stage.go, stage.next, shape_.ports, stage.miss};
   const std::string name = half.object->first_program();
   TRY_VOID(share(*half.object));
   TRY_VOID(half.object->constants(".rodata.weir", program_link{{}, half.link, {}}));
@@ -143,65 +155,133 @@ Result<> KernelSide::load_stage(const KernelStage& stage) {
   return stages_.set(stage.number, &program);
 }
 
-Result<> KernelSide::load_egress(const KernelPort& port, std::size_t place, const EgressModule& module, int chain_fd, BpfMap& chain) {
-  const EgressConfig& config = (*port.egress)[place];
-  const bool last = place + 1 == port.egress->size();
+Result<> KernelSide::load_egress(const KernelPort& port, LoadedChain& chain, const EgressConfig& config, const EgressModule& module,
+                                 bool last) const {
+  const u32 place = static_cast<u32>(chain.programs.size());
+  const std::string pin =
+      fmt::format("egress_{}_{}{}", port.slot.value, place, chain.generation > 0 ? fmt::format("_{}", chain.generation) : "");
   EgressProgram made;
   made.name = config.program;
-  made.block = port.egress_block + static_cast<u32>(place);
+  made.block = port.egress_block + chain.generation % 2 * static_cast<u32>(max_egress_chain) + place;
   made.object = std::make_unique<BpfObject>(TRY(BpfObject::open("egress " + config.program, module.elf)));
-  made.memory = std::make_unique<KernelMemory>(*made.object, pins_, fmt::format("egress_{}_{}", port.slot.value, place), shape_.adopt);
+  made.memory = std::make_unique<KernelMemory>(*made.object, pins_, pin, shape_.adopt && chain.generation == 0);
   u8*& settings = made.settings;
   // Not adopted: what an earlier run left still works by its own keys, until attach().
   if (made.object->has_map(".data.config")) settings = TRY(made.memory->fresh(".data.config", module.host->config_size, 1));
   if (settings != nullptr) fill_egress_config(*module.host, config.keys, {port.mac, port.mtu}, settings);
   const std::size_t stride = egress_stride(*module.host);
   u8* state = TRY(made.memory->bytes("state", stride, EGRESS_FIRST_ROW + shape_.rows)) + EGRESS_FIRST_ROW * stride;
+  u8* shared = nullptr;
+  if (module.host->shared_size != nullptr)
+    shared = TRY(made.memory->bytes(".data.shared", WEIR_FRAME_NOTES + *module.host->shared_size, 1)) + WEIR_FRAME_NOTES;
   TRY_VOID(made.object->use("accounts", accounts_.fd()));
-  if (made.object->has_map("chain")) TRY_VOID(made.object->use("chain", chain_fd));
-  const egress_link link{{}, made.block, last ? WEIR_NO_NEXT : static_cast<u32>(place) + 1};
-  TRY_VOID(made.object->constants(".rodata.weir", link));
-  TRY_VOID(made.object->load(config.program));
-  const int program = made.object->program_fd(config.program);
+  TRY_VOID(made.object->use("bare_ports", bare_ports_.map().fd()));
+  if (made.object->has_map("chain")) TRY_VOID(made.object->use("chain", chain.array.fd()));
+  TRY_VOID(made.object->constants(".rodata.weir", egress_link{{}, made.block, last ? WEIR_NO_NEXT : place + 1, port.slot.value, 0}));
+  const std::string name = chain.fused ? config.program + "_fused" : config.program;
+  TRY_VOID(made.object->load(name));
+  const int program = made.object->program_fd(name);
   made.id = program_id(program);
-  TRY_VOID(chain.set(static_cast<u32>(place), &program));
-  made.host = {module.host, settings, state, stride, made.block};
-  egress_[port.slot.value].push_back(std::move(made));
+  TRY_VOID(chain.array.set(place, &program));
+  made.host = {module.host, settings, state, stride, shared, made.block};
+  chain.programs.push_back(std::move(made));
   return {};
 }
 
-Result<> KernelSide::add_port(const KernelPort& port, const Registry& registry) {
-  if (egress_.size() <= port.slot.value) {
-    egress_.resize(port.slot.value + 1u);
-    chains_.resize(port.slot.value + 1u);
-  }
-  if (!port.egress->empty()) {
-    const MapShape shape{BPF_MAP_TYPE_PROG_ARRAY, 4, 4, max_egress_chain, 0};
-    BpfMap& chain = chains_[port.slot.value] = TRY(BpfMap::create("chain", shape));
-    for (std::size_t place = 0; place < port.egress->size(); ++place)
-      TRY_VOID(load_egress(port, place, *registry.egress_module((*port.egress)[place].program), chain.fd(), chain));
-  }
+Result<LoadedChain> KernelSide::load_chain(const KernelPort& port, const std::vector<EgressConfig>& configs, const Registry& registry,
+                                           u32 generation) const {
+  LoadedChain chain;
+  chain.fused = port.fused;
+  chain.configs = configs;
+  chain.generation = generation;
+  if (!configs.empty()) chain.array = TRY(BpfMap::create("chain", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, max_egress_chain, 0}));
+  for (const EgressConfig& config : configs)
+    TRY_VOID(load_egress(port, chain, config, *registry.egress_module(config.program), &config == &configs.back()));
+  return chain;
+}
+
+Result<> KernelSide::add_port(const KernelPort& port, LoadedChain chain) {
+  if (chains_.size() <= port.slot.value) chains_.resize(port.slot.value + 1u);
+  chains_[port.slot.value] = std::move(chain);
   TRY_VOID(set_entry(port));
   const u32 block = port.block + 1;
   return (port.ifindex.value < WEIR_NEAR_DEVICES ? devices_ : far_devices_).set(port.ifindex.value, &block);
 }
 
-void KernelSide::refill_egress(const KernelPort& port) {
-  std::vector<EgressProgram>& chain = egress_[port.slot.value];
-  for (std::size_t place = 0; place < chain.size(); ++place)
-    if (chain[place].settings != nullptr)
-      fill_egress_config(*chain[place].host.program, (*port.egress)[place].keys, {port.mac, port.mtu}, chain[place].settings);
+Result<LoadedChain> KernelSide::replace_chain(const KernelPort& port, LoadedChain next) {
+  LoadedChain& now = chains_[port.slot.value];
+  std::swap(now, next);
+  Result<> done = put_chain_in_place(port);
+  if (!done) {
+    std::swap(now, next);
+    static_cast<void>(put_chain_in_place(port));
+    return std::unexpected(std::move(done).error());
+  }
+  // A program array that nobody holds any more is emptied at once (kernel/bpf/arraymap.c, bpf_fd_array_map_clear), under the programs that
+  // still jump through it.
+  TRY_VOID(wait_for_programs());
+  return next;
 }
 
-int KernelSide::entry_program(PortSlot port) const noexcept {
-  if (const auto& chain = egress_[port.value]; !chain.empty()) return chain.front().object->program_fd(chain.front().name);
-  return -1;
-}
-
-Result<> KernelSide::set_entry(const KernelPort& port) {
-  if (port.redirectable && port.takes_redirects) return ports_.set(port.slot.value, port.ifindex, entry_program(port.slot));
-  if (Result<> gone = ports_.remove(port.slot.value); !gone && gone.error().failure != Failure::missing) return gone;
+// Entry by entry: each is replaced in one step, and the frames of one flush all take the program of the first of them
+// (kernel/bpf/devmap.c, bq_enqueue), so that none sees two chains.
+Result<> KernelSide::put_chain_in_place(const KernelPort& port) {
+  TRY_VOID(set_entry(port));
+  for (const Devmap& group : group_maps_)
+    if (group.map().fd() >= 0 && group.get(port.slot.value)) TRY_VOID(group.set(port.slot.value, port.ifindex, entry_program(port.slot)));
   return {};
+}
+
+// The kernel waits for programs that may work with the map that is replaced, whichever it is (kernel/bpf/syscall.c,
+// maybe_wait_bpf_programs). A device's poll ends with the flush of what it redirected, and the wait covers the whole of it.
+Result<> KernelSide::wait_for_programs() const {
+  const BpfMap outer = TRY(BpfMap::create("wait", {BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, 0}, absent_.fd()));
+  const int inner = absent_.fd();
+  return outer.set(0, &inner);
+}
+
+void KernelSide::refill_egress(const KernelPort& port) {
+  LoadedChain& chain = chains_[port.slot.value];
+  for (std::size_t place = 0; place < chain.programs.size(); ++place)
+    if (EgressProgram& program = chain.programs[place]; program.settings != nullptr)
+      fill_egress_config(*program.host.program, chain.configs[place].keys, {port.mac, port.mtu}, program.settings);
+}
+
+int KernelSide::first_program(const LoadedChain& chain) const noexcept {
+  const EgressProgram& first = chain.programs.front();
+  return first.object->program_fd(chain.fused ? first.name + "_fused" : first.name);
+}
+
+// A fused chain's programs do not stand on entries.
+int KernelSide::entry_program(PortSlot port) const noexcept {
+  const LoadedChain& chain = chains_[port.value];
+  return chain.programs.empty() || chain.fused ? -1 : first_program(chain);
+}
+
+// The new way is there before the old one goes. A fused port has no entry in `ports`: a frame that finds its chain gone while that changes
+// must not leave without it.
+Result<> KernelSide::set_entry(const KernelPort& port) {
+  const u32 slot = port.slot.value, absent = port.deleted ? 1 : 0;
+  const LoadedChain& chain = chains_[slot];
+  const auto without = [&](const Devmap& map) -> Result<> {
+    if (Result<> gone = map.remove(slot); !gone && gone.error().failure != Failure::missing) return gone;
+    return {};
+  };
+  TRY_VOID(absent_.set(slot, &absent));
+  if (port.deleted || !port.redirectable || !port.takes_redirects) {
+    fused_.remove(slot);
+    TRY_VOID(without(bare_ports_));
+    return without(ports_);
+  }
+  if (chain.programs.empty() || !chain.fused) {
+    TRY_VOID(ports_.set(slot, port.ifindex, entry_program(port.slot)));
+    fused_.remove(slot);
+    return without(bare_ports_);
+  }
+  const int program = first_program(chain);
+  TRY_VOID(bare_ports_.set(slot, port.ifindex));
+  TRY_VOID(fused_.set(slot, &program));
+  return without(ports_);
 }
 
 Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& members, const std::vector<KernelPort>& ports) {
@@ -213,12 +293,14 @@ Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& mem
   std::vector<PortSlot> reachable;  // a broadcast would skip a device that is down without a word
   for (PortSlot member : members) {
     auto port = std::ranges::find(ports, member, &KernelPort::slot);
+    if (port != ports.end() && port->deleted) continue;
     const bool redirectable = port != ports.end() && port->redirectable && port->takes_redirects;
     if (!redirectable) longest = 0;  // only user space sends there
     if (!redirectable || port->longest == 0) continue;
     // In generic mode the clones of a frame share its bytes (kernel/bpf/devmap.c, dev_map_redirect_clone), and a program may write into
     // them.
-    if (generic && !egress_[member.value].empty()) longest = 0;
+    // What runs before a redirect does not run before a flood.
+    if (const LoadedChain& chain = chains_[member.value]; !chain.programs.empty() && (generic || chain.fused)) longest = 0;
     longest = std::min(longest, port->longest);
     TRY_VOID(map.set(member.value, port->ifindex, entry_program(member)));
     reachable.push_back(member);
@@ -237,6 +319,11 @@ Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& mem
   TRY_VOID(targets_.set(group.value, &targets));
   group_maps_[group.value] = std::move(map);
   return {};
+}
+
+bool KernelSide::floods(GroupSlot group) const noexcept {
+  group_targets targets{};
+  return targets_.get(group.value, &targets) && targets.longest > 0;
 }
 
 Result<> KernelSide::set_socket(const KernelPort& port, QueueId queue, int socket_fd) {
@@ -373,15 +460,17 @@ Result<> KernelSide::prepare_pins(const std::vector<const KernelMemory*>& others
   TRY_VOID(put("accounts", accounts_.fd()));
   TRY_VOID(put("stages", stages_.fd()));
   TRY_VOID(put("ports", ports_.map().fd()));
+  TRY_VOID(put("bare_ports", bare_ports_.map().fd()));
+  TRY_VOID(put("fused", fused_.fd()));
   for (std::size_t slot = 0; slot < chains_.size(); ++slot)
-    if (chains_[slot].fd() >= 0) TRY_VOID(put(fmt::format("chain_{}", slot), chains_[slot].fd()));
+    if (chains_[slot].array.fd() >= 0) TRY_VOID(put(fmt::format("chain_{}", slot), chains_[slot].array.fd()));
   const auto put_memory = [&](const KernelMemory& memory) {
     for (const std::string& name : memory.pin_names()) kept.push_back(name);
     return memory.prepare_pins();
   };
   for (const auto& [number, half] : halves_) TRY_VOID(put_memory(*half.memory));
-  for (const auto& chain : egress_)
-    for (const EgressProgram& program : chain) TRY_VOID(put_memory(*program.memory));
+  for (const LoadedChain& chain : chains_)
+    for (const EgressProgram& program : chain.programs) TRY_VOID(put_memory(*program.memory));
   for (const KernelMemory* memory : others) TRY_VOID(put_memory(*memory));
   for (const auto& [name, link] : trace_links_) TRY_VOID(put(name, link.get()));
   for (const Ingress& ingress : ingress_) TRY_VOID(put(ingress.pin, ingress.link.fd()));

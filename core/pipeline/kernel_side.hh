@@ -58,6 +58,15 @@ struct EgressProgram {
   EgressChain::Step host;
 };
 
+// A port's egress chain, loaded for the one of the two places where it runs.
+struct LoadedChain {
+  bool fused = false;  // before the redirect, else on the device entry
+  std::vector<EgressProgram> programs;
+  std::vector<EgressConfig> configs;  // of the same places
+  BpfMap array;                       // what the programs' tail calls go through
+  u32 generation = 0;                 // how many chains the port has had before
+};
+
 // What the kernel side must know of a port.
 struct KernelPort {
   PortSlot slot;
@@ -73,8 +82,9 @@ struct KernelPort {
   u32 queues = 1;
   u32 block = 0;
   u32 go = 0, next = 0;  // where its frames go first: enum weir_go
-  const std::vector<EgressConfig>* egress = nullptr;
-  u32 egress_block = 0;  // of the chain's first program
+  bool fused = false;    // where its egress chains run
+  u32 egress_block = 0;  // the first of the 2 * max_egress_chain blocks that its chains use in turn
+  bool deleted = false;  // its entry was, by command
 };
 
 // What it must know of a stage.
@@ -84,6 +94,7 @@ struct KernelStage {
   u32 number = 0;
   u32 block = 0;
   u32 go = 0, next = 0;  // where its frames go next
+  u32 miss = 0;          // XDP action of a redirect to a port without an entry
 };
 
 // What the kernel is told of a group beside its devmap. `longest`: bytes of a frame that every member takes; 0: floods are user space's.
@@ -94,8 +105,8 @@ class KernelSide {
   static constexpr u32 max_queues = 64;  // of a port
   struct Shape {
     u32 rows = 1, blocks = 1;
-    u32 netns = 0;   // inode of the network namespace
-    u64 queued = 0;  // see struct stage_link
+    u32 ports = WEIR_MAX_PORTS;
+    u32 netns = 0;  // inode of the network namespace
     bool adopt = false;
   };
   // Maps only; nothing touches a device before attach().
@@ -110,11 +121,17 @@ class KernelSide {
   Result<> load_stage(const KernelStage& stage);
   // Fails when the device carries a program that is not an earlier run's of this instance.
   [[nodiscard]] Result<> expect_free(const KernelPort& port) const;
-  // Loads the chain and makes the device entry.
-  Result<> add_port(const KernelPort& port, const Registry& registry);
+  // Loads a chain, and changes nothing. `generation`: 0 for the port's first, which may adopt what an earlier run left.
+  Result<LoadedChain> load_chain(const KernelPort& port, const std::vector<EgressConfig>& configs, const Registry& registry,
+                                 u32 generation) const;
+  // Makes the device entry, over the port's first chain.
+  Result<> add_port(const KernelPort& port, LoadedChain chain);
+  // Puts a chain in the place of the port's present one, for redirects and floods alike. Each frame goes through the one or the other; when
+  // this returns, none is in the old one any more, which is given back. After an error the old one is in place.
+  Result<LoadedChain> replace_chain(const KernelPort& port, LoadedChain next);
   // The configuration of the chain again, when the device's MTU has changed. Its programs see the one or the other.
   void refill_egress(const KernelPort& port);
-  // The device entry of a port; again when it became redirectable.
+  // The device entry of a port; again when it became redirectable, was deleted, or was made anew.
   Result<> set_entry(const KernelPort& port);
   // The devmap of a group; may be called again when a member's device went up or down or changed its MTU.
   Result<> set_group(GroupSlot group, const std::vector<PortSlot>& members, const std::vector<KernelPort>& ports);
@@ -132,13 +149,16 @@ class KernelSide {
   // Takes the programs off the devices and removes the pins.
   void detach() noexcept;
 
-  [[nodiscard]] const std::vector<EgressProgram>& egress(PortSlot port) const { return egress_.at(port.value); }
+  [[nodiscard]] const LoadedChain& chain(PortSlot port) const { return chains_.at(port.value); }
   // By which the ingress program of a port in generic mode knows frames that go up the host stack; see bpf/abi/to_stack.h.
   [[nodiscard]] u64 mark() const noexcept { return mark_; }
   // What the kernel holds for a port or a member of a group: the ids of its device and of its program; none: no entry.
   // Keys are slots of ports.
   [[nodiscard]] const Devmap& entries() const noexcept { return ports_; }
+  [[nodiscard]] const Devmap& bare_entries() const noexcept { return bare_ports_; }  // of ports whose chain is fused
   [[nodiscard]] const Devmap& group(GroupSlot group) const { return group_maps_.at(group.value); }
+  // Whether it is the kernel that floods to the group; else one of its members takes no broadcast.
+  [[nodiscard]] bool floods(GroupSlot group) const noexcept;
   [[nodiscard]] const std::string& pin_path() const noexcept { return pins_.path(); }
 
  private:
@@ -166,25 +186,28 @@ class KernelSide {
   Result<> create_maps();
   Result<> trace();
   Result<> share(BpfObject& object) const;
-  Result<> load_egress(const KernelPort& port, std::size_t place, const EgressModule& module, int chain_fd, BpfMap& chain);
+  Result<> load_egress(const KernelPort& port, LoadedChain& chain, const EgressConfig& config, const EgressModule& module, bool last) const;
+  // Returns when every program that ran at the call has come to its end, and the frames that it redirected are with their devices.
+  Result<> wait_for_programs() const;
   Result<Ingress> make_ingress(const KernelPort& port, bool native) const;
   Result<> attach_new(KernelPort& port, bool native);
   Result<> displace(const KernelPort& port);
   Result<> attach_port(KernelPort& port);
   Result<XdpLink> adopt_link(KernelPort& port) const;
+  Result<> put_chain_in_place(const KernelPort& port);
+  [[nodiscard]] int first_program(const LoadedChain& chain) const noexcept;
   [[nodiscard]] int entry_program(PortSlot port) const noexcept;
   [[nodiscard]] u32 first_socket(const KernelPort& port) const noexcept { return port.slot.value * max_queues; }
 
   PinFolder pins_;
   Shape shape_;
   u64 mark_;
-  BpfMap accounts_, scratch_, stages_, sockets_, groups_, targets_;
-  Devmap ports_;
+  BpfMap accounts_, scratch_, stages_, fused_, absent_, sockets_, groups_, targets_;
+  Devmap ports_, bare_ports_;
   std::vector<Devmap> group_maps_;
   std::vector<std::vector<PortSlot>> group_members_;
-  std::vector<BpfMap> chains_;
-  std::map<u32, StageHalf> halves_;                 // by stage number
-  std::vector<std::vector<EgressProgram>> egress_;  // by port slot
+  std::map<u32, StageHalf> halves_;  // by stage number
+  std::vector<LoadedChain> chains_;  // by port slot
   std::vector<Ingress> ingress_;
   std::vector<Displaced> displaced_;
   bool attached_ = false;

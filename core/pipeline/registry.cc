@@ -125,6 +125,19 @@ std::string Registry::refuse_egress(const std::string& program, const ConfigNode
   return what != nullptr ? what : "";
 }
 
+std::vector<std::pair<std::size_t, std::string>> Registry::refuse_order(const std::vector<std::string>& programs) const {
+  std::vector<std::pair<std::size_t, std::string>> refused;
+  for (std::size_t place = 1; place < programs.size(); ++place) {
+    const egress_order* rule = egress_.at(programs[place]).module->host->not_behind;
+    for (; rule != nullptr && rule->program != nullptr; ++rule) {
+      const auto before = programs.begin() + static_cast<std::ptrdiff_t>(place);
+      if (std::find(rule->next_to ? before - 1 : programs.begin(), before, rule->program) != before)
+        refused.emplace_back(place, fmt::format("{} stands behind {}: {}", programs[place], rule->program, rule->why));
+    }
+  }
+  return refused;
+}
+
 const Schema* Registry::egress(const std::string& name) const {
   auto at = egress_.find(name);
   return at == egress_.end() ? nullptr : &at->second.schema;

@@ -60,6 +60,7 @@ void Runner::run_from(const Pipeline* pipeline, u32 stage, Burst& burst) noexcep
   const u32 count = pipeline == nullptr ? 0 : static_cast<u32>(pipeline->stages.size());
   u32 at = count > 0 && stage >= pipeline->first() ? stage - pipeline->first() : 0;
   if (at >= count) at = 0;
+  if (pipeline != nullptr) miss_ = pipeline->miss;
   for (; at < count && !burst.empty(); ++at) {
     const StageEntry& entry = pipeline->stages[at];
     account& stage_account = path_.accounts.at(row_, entry.block);
@@ -109,9 +110,20 @@ void Runner::settle(Burst& burst, account& stage) noexcept {
   burst.truncate(kept);
 }
 
+// As the kernel's half does (bpf/lib/runtime.bpf.h, end_with_miss).
+void Runner::miss(const Frame& frame) noexcept {
+  account& port = of(frame.port);
+  if (miss_ == Miss::to_stack) {
+    ++port.counter[WEIR_PORT_MISS_STACK];
+    return to_stack(frame);
+  }
+  ++port.counter[miss_ == Miss::aborted ? WEIR_PORT_MISS_ABORTED : WEIR_PORT_MISS_DROP];
+  drop(frame, WEIR_DROP_NO_ENTRY);
+}
+
 void Runner::emit(const Frame* frames, u32 number, PortSlot port) noexcept {
-  if (port.value >= path_.ports.size()) {
-    for (u32 i = 0; i < number; ++i) drop(frames[i], WEIR_DROP_NO_ENTRY);
+  if (port.value >= path_.ports.size() || path_.ports[port.value].deleted) {
+    for (u32 i = 0; i < number; ++i) miss(frames[i]);
     return;
   }
   of(frames->port).verdict[WEIR_REDIRECT] += number;
@@ -141,7 +153,8 @@ void Runner::flood(const Frame& frame, u32 group) noexcept {
   const PortSlot* last = nullptr;
   account& from = of(frame.port);
   for (const PortSlot& member : path_.groups[group]) {
-    if (member == frame.port || longest_of(path_.ports[member.value]) == 0) continue;  // none of both halves' groups has who is down
+    PortEntry& to = path_.ports[member.value];
+    if (member == frame.port || to.deleted || longest_of(to) == 0) continue;  // none of both halves' groups has who is down
     if (last != nullptr) {
       ++from.counter[WEIR_PORT_COPIES];
       if (Frame another; copy(frame, another)) collect(&another, 1, *last);
@@ -203,7 +216,10 @@ void Runner::send(PortSlot port) noexcept {
   PortEntry& entry = path_.ports[port.value];
   if (auto at = std::ranges::find(waiting_, port.value); at != waiting_.end()) waiting_.erase(at);
   account& account = of(port);
-  auto [number, bytes] = drop_longer(out.frames.data(), std::exchange(out.size, 0), entry, account);  // as the kernel does before the chain
+  // The kernel checks a frame as it comes to the device entry: in front of a chain that stands there, behind one that is fused.
+  const u32 collected = std::exchange(out.size, 0);
+  auto [number, bytes] =
+      entry.fused && !entry.egress.empty() ? Taken{collected, 0} : drop_longer(out.frames.data(), collected, entry, account);
   if (!entry.egress.empty()) {
     const u32 kept = entry.egress.run(out.frames.data(), number, path_.accounts, row_, cache_);
     std::tie(number, bytes) = drop_longer(out.frames.data(), kept, entry, account);

@@ -38,6 +38,7 @@ class Runner {
   };
   void run_from(const Pipeline* pipeline, u32 stage, Burst& burst) noexcept;
   void settle(Burst& burst, account& stage) noexcept;
+  void miss(const Frame& frame) noexcept;
   void emit(const Frame* frames, u32 number, PortSlot port) noexcept;
   void collect(const Frame* frames, u32 number, PortSlot port) noexcept;
   bool copy(const Frame& frame, Frame& to) noexcept;
@@ -59,6 +60,7 @@ class Runner {
   std::vector<Outbox> out_;   // by port
   std::vector<u16> waiting_;  // ports whose outbox is not empty
   bool unsent_ = false;
+  Miss miss_ = Miss::drop;  // of the pipeline that runs
   Burst burst_, part_;
 };
 

@@ -173,8 +173,9 @@ Result<> KernelHalf::load() {
   if (!socket_) return fail_errno(errno, "open an AF_XDP socket");
   const int fd = socket_.get();
   TRY_VOID(sockets_.set(0, &fd));
-  TRY_VOID(object_.constants(".rodata.weir",
-                             program_link{{}, {.stage = 0, .block = block(), .go = WEIR_GO_STACK, .next = 0, .queued = ~u64{0}}, {}}));
+  TRY_VOID(object_.constants(
+      ".rodata.weir",
+      program_link{{}, {.stage = 0, .block = block(), .go = WEIR_GO_STACK, .next = 0, .ports = WEIR_MAX_PORTS, .miss = XDP_DROP}, {}}));
   return object_.load(object_.first_program());
 }
 

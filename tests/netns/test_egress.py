@@ -45,12 +45,14 @@ def test_a_chain_runs_in_its_order(lab, flags):
 
 
 def test_devmap_list_shows_each_entry_and_the_program_on_it(lab):
-    weir = lab.weir(lab.ports(2, egress='["count"]') + PATCH)
-    shown = weir.ask("devmap", "list")
-    assert [(each["key"], each["device"], each["chain"]) for each in shown["ports"]] == [(0, "p0", ["count"]), (1, "p1", ["count"])]
-    for entry, program in zip(shown["ports"], weir.stats()["egress"]):
-        assert entry["program"]["id"] == program["prog_id"]
-        loaded = json.loads(run("bpftool", "-j", "prog", "show", "id", entry["program"]["id"]).stdout)
-        assert loaded["name"] == entry["program"]["name"] == "count"
+    weir = lab.weir(lab.ports(2, egress='["count"]').replace('egress', 'placement = "entry"\negress', 1) + PATCH)
+    shown = weir.ask("devmap", "list")["ports"]
+    assert [(each["key"], each["device"], each["placement"]) for each in shown] == [(0, "p0", "entry"), (1, "p1", "fused")]
+    for entry, program in zip(shown, weir.stats()["egress"]):
+        assert entry["chain"] == [{"program": "count", "id": program["prog_id"]}]
+        loaded = json.loads(run("bpftool", "-j", "prog", "show", "id", program["prog_id"]).stdout)
+        assert loaded["name"] == ("count" if entry["placement"] == "entry" else "count_fused")
+    assert shown[0]["program"] == {"id": shown[0]["chain"][0]["id"], "name": "count"}
+    assert "program" not in shown[1]
     text = run(WEIR, "devmap", "list", "--instance", weir.name).stdout
     assert "count" in text and "p1" in text

@@ -30,7 +30,8 @@ class Chain {
   void append(const egress_program& program, std::vector<u8> config) {
     const std::size_t stride = egress_stride(program);
     const u32 place = static_cast<u32>(chain.steps().size());
-    chain.append({&program, memory_.emplace_back(std::move(config)).data(), memory_.emplace_back(3 * stride).data(), stride, place});
+    chain.append(
+        {&program, memory_.emplace_back(std::move(config)).data(), memory_.emplace_back(3 * stride).data(), stride, nullptr, place});
   }
   // The frames that are left, in their order.
   Packets run(const Packets& frames, u32 row = worker) {

@@ -97,12 +97,16 @@ class Build {
 
 class HostBuild final : public Build {
  public:
-  explicit HostBuild(const Configured& of) : Build(of), config_(of.config), state_(program_.state_size / 8) {}
+  explicit HostBuild(const Configured& of)
+      : Build(of),
+        config_(of.config),
+        state_(program_.state_size / 8),
+        shared_(program_.shared_size != nullptr ? *program_.shared_size / 8 : 0) {}
   Answer run(const Packet& bytes) override { return run(bytes, headroom); }
   Answer run(const Packet& bytes, u32 room) {
     Packet memory(headroom + bytes.size());  // a frame lies on an even address
     std::ranges::copy(bytes, memory.begin() + headroom);
-    egress_frame frame{memory.data() + headroom, static_cast<u32>(bytes.size()), room};
+    egress_frame frame{memory.data() + headroom, static_cast<u32>(bytes.size()), room, shared_.data()};
     const u32 verdict = program_.run(&frame, config_.data(), state_.data());
     return {verdict, Packet(frame.data, frame.data + frame.length)};
   }
@@ -110,7 +114,7 @@ class HostBuild final : public Build {
 
  private:
   const std::vector<u8> config_;
-  std::vector<u64> state_;
+  std::vector<u64> state_, shared_;
 };
 
 // The program NAME_test over maps as the instance makes them: rows for the CPUs, and one for a worker behind them.
@@ -146,7 +150,8 @@ class KernelBuild final : public Build {
     std::ranges::copy(bytes, pool->base() + headroom);
     Frame frame{.data = pool->base() + headroom, .length = static_cast<u32>(bytes.size())};
     EgressChain chain;
-    chain.append({&program_, config_memory_.data(), state_memory_.data() + EGRESS_FIRST_ROW * state_.stride(), state_.stride(), 0});
+    chain.append(
+        {&program_, config_memory_.data(), state_memory_.data() + EGRESS_FIRST_ROW * state_.stride(), state_.stride(), nullptr, 0});
     EXPECT_EQ(chain.run(&frame, 1, account_, possible_cpus(), cache), 1u);
     return {frame.data, frame.data + frame.length};
   }

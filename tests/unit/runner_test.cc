@@ -88,7 +88,7 @@ class Mill {
     for (u32 i = 0; i < stages; ++i) pipeline.stages.push_back({"", nullptr, std::make_unique<Obeying>(i), first + i, first_stage + i});
     for (PortEntry& port : path.ports) port.pipeline = &pipeline;
   }
-  void sign_at(u16 port) { path.ports[port].egress.append({&signing, nullptr, nullptr, 0, first_egress + port}); }
+  void sign_at(u16 port) { path.ports[port].egress.append({&signing, nullptr, nullptr, 0, nullptr, first_egress + port}); }
   // False: there is no free frame.
   bool arrive(u16 port, std::string_view text, u32 stage = 0) {
     u64 chunk = 0;
