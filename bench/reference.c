@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // reference: the end that counts, and the forwarders that others are measured against.
-//   reference sink DEVICE FILE          FILE holds the frame that is to arrive
+//   reference sink DEVICE FILE [FILE]   the first holds the frame that is to arrive, the second one that may arrive beside it
 //   reference bare IN OUT               redirects from IN to OUT
 //   reference bare_egress IN OUT        the same, with a program on the device entry
-// Says "ready"; answers each line on standard input with "NANOSECONDS WHOLE OTHER EGRESS"; goes when the input ends.
+// Says "ready"; answers each line on standard input with "NANOSECONDS WHOLE OTHER EGRESS SECOND"; goes when the input ends.
 #include <bpf/bpf.h>
 #include <errno.h>
 #include <net/if.h>
@@ -16,12 +16,12 @@
 
 enum { CPUS_MAX = 1024, FRAME_MAX = 1514 };
 
-static int expect_frame(struct sink *programs, const char *path) {
+static int expect_frame(const char *path, volatile __u32 *length, volatile void *bytes) {
   unsigned char frame[FRAME_MAX] = {0};
   FILE *file = fopen(path, "rb");
   if (!file) return -1;
-  programs->rodata->frame_length = (__u32)fread(frame, 1, sizeof(frame), file);
-  memcpy((void *)programs->rodata->frame, frame, sizeof(programs->rodata->frame));
+  *length = (__u32)fread(frame, 1, sizeof(frame), file);
+  memcpy((void *)bytes, frame, 64);
   return fclose(file);
 }
 
@@ -36,7 +36,7 @@ static void answer(const struct sink *programs) {
   const __u32 zero = 0;
   const int cpus = libbpf_num_possible_cpus();
   static struct arrivals {
-    __u64 whole, other;
+    __u64 whole, other, second;
   } seen[CPUS_MAX], all;
   static struct count_state counted[CPUS_MAX];
   struct timespec now;
@@ -48,9 +48,10 @@ static void answer(const struct sink *programs) {
   for (int cpu = 0; cpu < cpus; cpu++) {
     all.whole += seen[cpu].whole;
     all.other += seen[cpu].other;
+    all.second += seen[cpu].second;
     egress += counted[cpu].frames[COUNT_UDP];
   }
-  printf("%llu %llu %llu %llu\n", now.tv_sec * 1000000000ULL + (unsigned long long)now.tv_nsec, all.whole, all.other, egress);
+  printf("%llu %llu %llu %llu %llu\n", now.tv_sec * 1000000000ULL + (unsigned long long)now.tv_nsec, all.whole, all.other, egress, all.second);
   fflush(stdout);
 }
 
@@ -60,15 +61,17 @@ static int complain(const char *what, const char *device) {
 }
 
 int main(int words, char **word) {
-  const int is_sink = words == 4 && !strcmp(word[1], "sink");
+  const int is_sink = (words == 4 || words == 5) && !strcmp(word[1], "sink");
   const int with_egress = words == 4 && !strcmp(word[1], "bare_egress");
   if (!is_sink && !with_egress && (words != 4 || strcmp(word[1], "bare"))) {
-    fprintf(stderr, "usage: reference sink DEVICE FILE | bare IN OUT | bare_egress IN OUT\n");
+    fprintf(stderr, "usage: reference sink DEVICE FILE [FILE] | bare IN OUT | bare_egress IN OUT\n");
     return 2;
   }
   struct sink *programs = sink__open();
   if (!programs) return complain("open the programs for", word[2]);
-  if (is_sink && expect_frame(programs, word[3])) return complain("read the frame from", word[3]);
+  if (is_sink && expect_frame(word[3], &programs->rodata->frame_length, programs->rodata->frame)) return complain("read the frame from", word[3]);
+  if (words == 5 && expect_frame(word[4], &programs->rodata->second_length, programs->rodata->second_frame))
+    return complain("read the second frame from", word[4]);
   if (libbpf_num_possible_cpus() > CPUS_MAX || sink__load(programs)) return complain("load the programs for", word[2]);
   if (!is_sink && redirect_to(programs, word[3], with_egress)) return complain("make a device entry for", word[3]);
   // A link goes with the process, whatever ends it.

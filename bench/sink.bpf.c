@@ -12,6 +12,7 @@
 struct arrivals {
 	__u64 whole;
 	__u64 other;
+	__u64 second;
 };
 
 struct {
@@ -35,20 +36,22 @@ struct {
 	__type(value, struct count_state);
 } counts SEC(".maps");
 
-/* What the source sends: the length, and the first 60 bytes. */
+/* What is to arrive: the length, and the first 60 bytes; and what may arrive beside it, or nothing. */
 const volatile __u64 frame[8];
 const volatile __u32 frame_length;
+const volatile __u64 second_frame[8];
+const volatile __u32 second_length;
 
-static __always_inline int is_whole(struct xdp_md *ctx)
+static __always_inline int is_whole(struct xdp_md *ctx, const volatile __u64 *expected, __u32 length)
 {
 	__u64 *data = (void *)(long)ctx->data;
 	__u64 differs = 0;
 
-	if ((void *)data + 60 > (void *)(long)ctx->data_end || ctx->data_end - ctx->data != frame_length)
+	if ((void *)data + 60 > (void *)(long)ctx->data_end || ctx->data_end - ctx->data != length)
 		return 0;
 	for (int i = 0; i < 7; i++)
-		differs |= data[i] ^ frame[i];
-	return !(differs | (*(__u32 *)&data[7] ^ (__u32)frame[7]));
+		differs |= data[i] ^ expected[i];
+	return !(differs | (*(__u32 *)&data[7] ^ (__u32)expected[7]));
 }
 
 SEC("xdp") int sink(struct xdp_md *ctx)
@@ -58,8 +61,10 @@ SEC("xdp") int sink(struct xdp_md *ctx)
 
 	if (!seen)
 		return XDP_ABORTED;
-	if (is_whole(ctx))
+	if (is_whole(ctx, frame, frame_length))
 		seen->whole++;
+	else if (second_length && is_whole(ctx, second_frame, second_length))
+		seen->second++;
 	else
 		seen->other++;
 	return XDP_DROP;

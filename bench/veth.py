@@ -12,6 +12,7 @@ elsewhere. The sink counts only frames that equal what was sent, in the kernel.
 """
 import argparse
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -37,9 +38,13 @@ PAIR_TURNS = 3  # windows of one contender differ by a tenth and more, from one 
 AGAIN = 4  # a quarter of all slots at most is measured again when something else used the CPU: a run must end
 DISTURBED = "something else used the CPU"
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-RATIOS = [("weir_kernel", "bare_egress", 0.95), ("weir_kernel", "bare", None), ("weir_kernel", "xdp_bench", None),
-          ("weir_kernel", "bridge", None), ("weir_af_xdp", "testpmd", 1.0), ("weir_af_xdp", "bridge", None),
+RATIOS = [("weir_entry", "bare_egress", 0.95), ("weir_kernel", "weir_entry", 1.2), ("weir_kernel", "bare", 0.88),
+          ("mac_rewrite", "mac_rewrite_entry", 1.2), ("mac_rewrite", "bare", 0.88), ("four_rewrites", "bare", 0.8),
+          ("four_rewrites", "four_rewrites_entry", None), ("weir_none", "bare", None),
+          ("weir_kernel", "xdp_bench", None), ("weir_kernel", "bridge", None), ("weir_af_xdp", "testpmd", 1.0), ("weir_af_xdp", "bridge", None),
           ("bare_egress", "bare", None), ("bare", "null", None)]
+MAC_REWRITE = {"program": "mac_rewrite", "src": "02:00:00:00:00:66", "dst": "02:00:00:00:00:77"}
+REWRITES = ["ttl", {"program": "dscp", "set": 46}, MAC_REWRITE, {"program": "vlan_push", "vid": 100}]
 
 
 class CannotRun(Exception):
@@ -62,14 +67,34 @@ def wait_until(claim, limit):
     return True
 
 
+def checksum(data):
+    total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF or 0xFFFF
+
+
+def rewritten(frame, chain):
+    """What a chain of REWRITES makes of a frame of udp_frame()."""
+    for program in chain:
+        name = program if isinstance(program, str) else program["program"]
+        ip = bytearray(frame[14:34])
+        if name == "ttl":
+            ip[8] -= 1
+        elif name == "dscp":
+            ip[1] = program["set"] << 2
+        elif name == "mac_rewrite":
+            frame = bytes.fromhex((program["dst"] + program["src"]).replace(":", "")) + frame[12:]
+        elif name == "vlan_push":  # the last one: behind it the header is elsewhere
+            frame = frame[:12] + struct.pack("!HH", 0x8100, program["vid"]) + frame[12:]
+            continue
+        ip[10:12] = b"\0\0"
+        frame = frame[:14] + bytes(ip[:10]) + struct.pack("!H", checksum(ip)) + bytes(ip[12:]) + frame[34:]
+    return frame
+
+
 def udp_frame(size):
     """A UDP frame with valid checksums whose payload nothing else on the machine would send."""
-    def checksum(data):
-        total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
-        while total >> 16:
-            total = (total & 0xFFFF) + (total >> 16)
-        return ~total & 0xFFFF or 0xFFFF
-
     payload = (secrets.token_bytes(16) * (size // 16 + 1))[:size - 42]
     addresses = bytes([10, 99, 0, 1, 10, 99, 0, 2])
     udp = struct.pack("!HHHH", 9000, 9001, 8 + len(payload), 0)
@@ -184,8 +209,10 @@ class Lab:
             process.stop()
 
     @contextlib.contextmanager
-    def sink(self, role, device):
-        with self.running(role, self.bench / "reference", "sink", device, self.frame, talks=True) as process:
+    def sink(self, role, device, chain):
+        expected = self.folder / "expected"
+        expected.write_bytes(rewritten(self.frame.read_bytes(), chain))
+        with self.running(role, self.bench / "reference", "sink", device, expected, talks=True) as process:
             process.wait_ready()
             yield process
 
@@ -214,8 +241,15 @@ def bare_egress(lab):
         yield process
 
 
-def weir(lab, egress, *flags):
-    ports = "".join(f'[[port]]\nname = "{name}"\ndevice = "{device}"\npipeline = "p"\negress = {json.dumps(egress)}\n'
+def inline(value):
+    """A chain as TOML."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {inline(each)}" for key, each in value.items()) + " }"
+    return f"[{', '.join(map(inline, value))}]" if isinstance(value, list) else json.dumps(value)
+
+
+def weir(lab, egress, *flags, placement="auto"):
+    ports = "".join(f'[[port]]\nname = "{name}"\ndevice = "{device}"\npipeline = "p"\nplacement = "{placement}"\negress = {inline(egress)}\n'
                     for name, device in (("in", "f0"), ("out", "f1")))
     file = lab.folder / "weir.toml"
     file.write_text(f'[weir]\nname = "bench-{lab.id}"\nworkers = 1\n{ports}[[pipeline]]\nname = "p"\n'
@@ -224,10 +258,12 @@ def weir(lab, egress, *flags):
 
 
 @contextlib.contextmanager
-def weir_kernel(lab):
-    with weir(lab, ["count"]) as process:
+def weir_chain(lab, chain, placement):
+    """Weir's kernel path. Each program of the chain must count every frame."""
+    with weir(lab, chain, placement=placement) as process:
         stats = [lab.weir, "stats", "--json", "--instance", f"bench-{lab.id}"]
-        process.counted = lambda: sum(row["frames"] for row in json.loads(lab.run("forwarder", *stats))["egress"])
+        if chain:
+            process.counted = lambda: min(row["frames"] for row in json.loads(lab.run("forwarder", *stats))["egress"] if row["port"] == "out")
         yield process
 
 
@@ -258,7 +294,13 @@ def bridge(lab):
         lab.run("forwarder", "ip", "link", "del", "br0")
 
 
-CONTENDERS = {function.__name__: function for function in (null, bare, bare_egress, weir_kernel, weir_af_xdp, testpmd, xdp_bench, bridge)}
+# A chain, and where it runs.
+CHAINS = {"weir_none": ([], "auto"), "weir_kernel": (["count"], "auto"), "weir_entry": (["count"], "entry"),
+          "mac_rewrite": ([MAC_REWRITE], "fused"), "mac_rewrite_entry": ([MAC_REWRITE], "entry"),
+          "four_rewrites": (REWRITES, "fused"), "four_rewrites_entry": (REWRITES, "entry")}
+CONTENDERS = {**{function.__name__: function for function in (null, bare, bare_egress)},
+              **{name: functools.partial(weir_chain, chain=chain, placement=placement) for name, (chain, placement) in CHAINS.items()},
+              **{function.__name__: function for function in (weir_af_xdp, testpmd, xdp_bench, bridge)}}
 OPTIONAL = {"testpmd", "xdp_bench"}  # other projects' programs: their absence or failure is reported, and is no failure of ours
 
 
@@ -288,7 +330,7 @@ def probe(lab, sink, watched):
         if wait_until(lambda: sink.ask()[1] - before == PROBES, 0.1):
             return
         if time.monotonic() > deadline:
-            _, whole, other, _ = sink.ask()
+            _, whole, other, *_ = sink.ask()
             raise CannotRun(f"never did {PROBES} of {PROBES} probe frames come through whole within {PROBE_LIMIT_S} s "
                             f"({whole} came whole, {other} changed)" + (f"; it says: {watched.complaint()}" if watched else ""))
 
@@ -298,7 +340,8 @@ def measure(lab, name, seconds):
     the contender's egress program counted, if it has one."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(lab.wires())
-        sink = stack.enter_context(lab.sink("forwarder", "f0") if name == "null" else lab.sink("sink", "k0"))
+        chain, _ = CHAINS.get(name, ([], None))
+        sink = stack.enter_context(lab.sink(*("forwarder", "f0") if name == "null" else ("sink", "k0"), chain))
         watched = stack.enter_context(CONTENDERS[name](lab))
         probe(lab, sink, watched)
         probed = sink.ask()[1]
@@ -306,9 +349,9 @@ def measure(lab, name, seconds):
         if not wait_until(lambda: sink.ask()[1] > probed or source.ended(), PROBE_LIMIT_S):
             raise CannotRun(f"no frame came through within {PROBE_LIMIT_S} s, after {probed} probe frames")
         time.sleep(WARM_UP_S)
-        foreign, (start, frames, _, _) = foreign_seconds(), sink.ask()
+        foreign, (start, frames, *_) = foreign_seconds(), sink.ask()
         time.sleep(seconds)
-        (end, whole, other, _), foreign = sink.ask(), foreign_seconds() - foreign
+        (end, whole, other, *_), foreign = sink.ask(), foreign_seconds() - foreign
         if source.ended():
             raise RuntimeError(source.complaint())
         if watched and watched.ended():
@@ -322,10 +365,15 @@ def measure(lab, name, seconds):
 
 
 def groups_of(names):
-    """Contenders that stay next to each other in time, and how often a round measures them: the two of a ratio that has a target, which is to
-    be told from what lies near it; each other one alone."""
-    pairs = [[above, below] for above, below, target in RATIOS if target and {above, below} <= set(names)]
-    return [(pair, PAIR_TURNS) for pair in pairs] + [([name], 1) for name in names if not any(name in pair for pair in pairs)]
+    """Contenders that stay next to each other in time, and how often a round measures them: those of ratios that have a target, which is to be
+    told from what lies near it; each other one alone."""
+    groups = []
+    for above, below, target in RATIOS:
+        if target and {above, below} <= set(names):
+            joined = [group for group in groups if {above, below} & set(group)]
+            groups = [group for group in groups if group not in joined]
+            groups.append(list(dict.fromkeys([*(name for group in joined for name in group), above, below])))
+    return [(group, PAIR_TURNS) for group in groups] + [([name], 1) for name in names if not any(name in group for group in groups)]
 
 
 def in_turn(groups, number):

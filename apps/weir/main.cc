@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 
 #include "apps/weir/show.hh"
 #include "core/control/control_socket.hh"
@@ -17,7 +18,8 @@ using nlohmann::json;
 using weir::Result;
 
 struct Arguments {
-  std::string file, instance, plugin;
+  std::string file, instance, plugin, port, group, how = "any";
+  std::vector<std::string> chain;
   bool user_only = false, keep = false, detach_on_exit = false, as_json = false, watch = false;
 };
 
@@ -65,11 +67,42 @@ Result<> stats(const Arguments& arguments) {
   return {};
 }
 
-Result<> devmap(const Arguments& arguments) {
+// Asks, and shows the answer.
+Result<> put(const Arguments& arguments, json question, std::string (*show)(const json&)) {
   const std::string instance = TRY(weir::find_instance(arguments.instance));
-  const json answer = TRY(weir::ask(instance, {{"ask", "devmap"}}));
-  fmt::print("{}", arguments.as_json ? answer.dump(2) + "\n" : show_devmap(answer));
+  const json answer = TRY(weir::ask(instance, question));
+  fmt::print("{}", arguments.as_json ? answer.dump(2) + "\n" : show(answer));
   return {};
+}
+
+Result<> devmap(const Arguments& arguments) { return put(arguments, {{"ask", "devmap"}}, show_devmap); }
+Result<> devmap_set(const Arguments& arguments) {
+  return put(arguments, {{"ask", "devmap set"}, {"port", arguments.port}, {"how", arguments.how}}, show_devmap);
+}
+Result<> devmap_delete(const Arguments& arguments) {
+  return put(arguments, {{"ask", "devmap delete"}, {"port", arguments.port}}, show_devmap);
+}
+Result<> groups(const Arguments& arguments) { return put(arguments, {{"ask", "devmap"}}, show_groups); }
+Result<> group_join(const Arguments& arguments) {
+  return put(arguments, {{"ask", "group join"}, {"group", arguments.group}, {"port", arguments.port}}, show_groups);
+}
+Result<> group_leave(const Arguments& arguments) {
+  return put(arguments, {{"ask", "group leave"}, {"group", arguments.group}, {"port", arguments.port}}, show_groups);
+}
+Result<> egress(const Arguments& arguments) { return put(arguments, {{"ask", "egress"}}, show_egress); }
+Result<> egress_set(const Arguments& arguments) {
+  return put(arguments, {{"ask", "egress set"}, {"port", arguments.port}, {"chain", arguments.chain}}, show_egress);
+}
+
+// The running instance reads the file, and may stand in another folder.
+Result<> reload(const Arguments& arguments) {
+  json question{{"ask", "reload"}};
+  if (!arguments.file.empty()) question["file"] = std::filesystem::absolute(arguments.file).string();
+  return put(arguments, question, [](const json& answer) {
+    const std::vector<std::string> changed = answer["changed"];
+    return fmt::format("{}: {}\n", answer["file"].get<std::string>(),
+                       changed.empty() ? "nothing to change" : fmt::format("changed {}", fmt::join(changed, ", ")));
+  });
 }
 
 std::unexpected<weir::Error> no_plugin(const std::string& name) {
@@ -142,7 +175,33 @@ int main(int count, char** words) {
   to_count->add_flag("--watch", arguments.watch, "rates, every second; with --json the counters, a line each time");
   CLI::App* maps = app.add_subcommand("devmap", "device entries and groups of a running instance");
   maps->require_subcommand(1);
+  const auto with_port = [&](CLI::App* to) {
+    to->add_option("PORT", arguments.port, "name of a port")->required();
+    return to;
+  };
   to_instance(add("list", "each entry with the program on it", devmap, maps));
+  CLI::App* to_set = with_port(to_instance(add("set", "make the entry of a port whose entry was deleted", devmap_set, maps)));
+  to_set->add_flag_callback(
+      "--noexist", [&] { arguments.how = "noexist"; }, "only make it: refused where there is one");
+  to_set->add_flag_callback(
+      "--exist", [&] { arguments.how = "exist"; }, "only replace it: refused where there is none");
+  with_port(to_instance(add("delete", "delete the entry of a port: frames for it are a miss", devmap_delete, maps)));
+  CLI::App* group = maps->add_subcommand("group", "groups that frames are flooded to");
+  group->require_subcommand(1);
+  const auto with_group = [&](CLI::App* to) {
+    to->add_option("GROUP", arguments.group, "name or number of a group")->required();
+    return with_port(to);
+  };
+  to_instance(add("list", "members of each group", groups, group));
+  with_group(to_instance(add("join", "floods to the group reach the port", group_join, group)));
+  with_group(to_instance(add("leave", "floods to the group no longer reach the port", group_leave, group)));
+  CLI::App* chains = app.add_subcommand("egress", "egress chains of a running instance");
+  chains->require_subcommand(1);
+  to_instance(add("list", "the programs of each port's chain", egress, chains));
+  with_port(to_instance(add("set", "replace a port's chain, without losing a frame", egress_set, chains)))
+      ->add_option("PROGRAM", arguments.chain, "NAME, NAME,KEY=VALUE,… or a table as in a file; none: an empty chain");
+  to_instance(add("reload", "apply what a file changes to the running instance, or change nothing", reload, &app))
+      ->add_option("FILE", arguments.file, "configuration (default: the one that runs)");
   CLI::App* to_list = add("plugins", "plugins and egress programs; of one: its keys, drop reasons and counters", plugins, &app);
   to_list->add_option("NAME", arguments.plugin, "plugin or egress program");
   to_list->add_flag("--json", arguments.as_json, "for programs");

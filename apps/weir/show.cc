@@ -230,6 +230,27 @@ std::string show_devmap(const json& devmap) {
   return table.text() + notes;
 }
 
+std::string show_groups(const json& devmap) {
+  Table table({"group", "name", "members", "flooded by"});
+  for (const json& group : devmap["groups"]) {
+    const std::string name = group["name"];
+    table.add({std::to_string(group["group"].get<unsigned>()), name.empty() ? "-" : name,
+               fmt::format("{}", fmt::join(group["members"].get<std::vector<std::string>>(), " ")), group["flooded_by"]});
+  }
+  return table.text();
+}
+
+std::string show_egress(const json& egress) {
+  Table table({"port", "place", "program", "keys", "prog_id", "runs", "frames", "drop"});
+  for (const json& program : egress["egress"]) {
+    const std::string keys = program["keys"];
+    table.add({program["port"], std::to_string(program["place"].get<unsigned>()), program["program"], keys.empty() ? "-" : keys,
+               program.contains("prog_id") ? std::to_string(program["prog_id"].get<unsigned>()) : "-", program["placement"],
+               number(program, "frames"), number(program, "drop")});
+  }
+  return table.text();
+}
+
 std::string show_plugins(const weir::Registry& registry) {
   Table table({"name", "kind", "halves", "what it does"});
   for (const std::string& name : registry.stages()) {

@@ -10,6 +10,8 @@
 std::string show_stats(const nlohmann::json& stats);
 // What changed between two answers, a second or so apart, as rates.
 std::string show_rates(const nlohmann::json& before, const nlohmann::json& now);
+std::string show_groups(const nlohmann::json& devmap);
+std::string show_egress(const nlohmann::json& egress);
 std::string show_devmap(const nlohmann::json& devmap);
 std::string show_plugins(const weir::Registry& registry);
 // The keys, drop reasons and counters of one plugin or egress program; empty: there is none of that name.

@@ -72,16 +72,25 @@ struct group_devmap {
 	__type(value, struct bpf_devmap_val);
 };
 
+/* What there is of a group is there twice, at its slot and WEIR_MAX_GROUPS behind it: a change is made where no flood looks, and this number, 0
+ * or 1, says which one counts. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WEIR_MAX_GROUPS);
+	__type(key, __u32);
+	__type(value, __u32);
+} versions SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, WEIR_MAX_GROUPS);
+	__uint(max_entries, 2 * WEIR_MAX_GROUPS);
 	__type(key, __u32);
 	__array(values, struct group_devmap);
 } groups SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, WEIR_MAX_GROUPS);
+	__uint(max_entries, 2 * WEIR_MAX_GROUPS);
 	__type(key, __u32);
 	__type(value, struct group_targets);
 } targets SEC(".maps");
@@ -240,10 +249,16 @@ static __always_inline int end_with_redirect(struct stage_frame *frame, __u32 st
 
 static __always_inline int end_with_flood(struct stage_frame *frame, __u32 stage, __u32 group)
 {
-	struct group_targets *to = bpf_map_lookup_elem(&targets, &group);
-	void *members = bpf_map_lookup_elem(&groups, &group);
-	__u32 port = frame_port(frame);
+	__u32 *version = bpf_map_lookup_elem(&versions, &group);
+	__u32 port = frame_port(frame), at = group;
+	struct group_targets *to;
+	void *members;
 
+	if (!version)
+		return end_with_drop(frame, WEIR_DROP_NO_GROUP);
+	at += (*version & 1) * WEIR_MAX_GROUPS;
+	to = bpf_map_lookup_elem(&targets, &at);
+	members = bpf_map_lookup_elem(&groups, &at);
 	if (!to || !members || port >= WEIR_MAX_PORTS)
 		return end_with_drop(frame, WEIR_DROP_NO_GROUP);
 	if (to->longest < frame_length(frame->ctx))

@@ -81,7 +81,9 @@ void ControlSocket::serve(const Answer& answer) const {
                                : question.is_object() ? answer(question)
                                                       : Result<json>(fail("a question is a JSON object"));
     // A client that has gone away is its own affair.
-    static_cast<void>(send(client.get(), given ? json{{"ok", *given}} : json{{"error", given.error().what}}));
+    static_cast<void>(
+        send(client.get(),
+             given ? json{{"ok", *given}} : json{{"error", given.error().what}, {"invalid", given.error().failure == Failure::invalid}}));
   }
 }
 
@@ -102,7 +104,8 @@ Result<json> ask(const std::string& instance, const json& question) {
   TRY_VOID(send(fd.get(), question));
   const json answer = json::parse(TRY(receive(fd.get(), answer_ms)), nullptr, false);
   if (const auto why = answer.find("error"); why != answer.end() && why->is_string())
-    return fail("instance {}: {}", instance, why->get<std::string>());
+    return std::unexpected(Error{answer.value("invalid", false) ? Failure::invalid : Failure::failed,
+                                 fmt::format("instance {}: {}", instance, why->get<std::string>())});
   if (!answer.contains("ok")) return fail("instance {}: its answer is not one; is it of the same version?", instance);
   return answer["ok"];
 }

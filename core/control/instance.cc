@@ -94,6 +94,8 @@ std::string Instance::layout() const {
       fmt::format("{}cpus {} workers {} netns {} user_only {} account {} tracing {:x}\nifindex", topology_->fingerprint(), possible_cpus(),
                   worker_count_, netns_inode(), options_.user_only, WEIR_ACCOUNT_VERSION, KernelSide::tracing_hash());
   for (const Device& device : devices_) text += fmt::format(" {}", device.netdev.ifindex.value);
+  for (std::size_t slot = 0; slot < generations_.size(); ++slot)
+    if (generations_[slot] > 0) text += fmt::format("\nchain {} of port {}", generations_[slot], slot);
   return text + "\n";
 }
 
@@ -175,6 +177,10 @@ Result<> Instance::make_stages() {
 
 Result<> Instance::make_ports() {
   const Config& config = topology_->config();
+  plain_chains_.resize(config.ports.size());
+  generations_.resize(config.ports.size());
+  retired_.resize(config.ports.size());
+  for (const PortConfig& port : config.ports) chains_.push_back(port.egress);
   for (u16 slot = 0; slot < config.ports.size(); ++slot) {
     PortEntry entry;
     entry.name = config.ports[slot].name;
@@ -184,7 +190,8 @@ Result<> Instance::make_ports() {
     auto device = std::ranges::find(devices_, PortSlot{slot}, &Device::slot);
     if (device == devices_.end()) {
       entry.port = std::make_unique<NullPort>();
-      entry.egress = make_plain_egress(slot, config.ports[slot].egress);
+      plain_chains_[slot] = make_plain_chain(config.ports[slot].egress, topology_->egress_block(PortSlot{slot}));
+      entry.egress = plain_chains_[slot].steps;
     } else {
       TRY_WITHIN_VOID(fmt::format("port {}, device {}", entry.name, device->netdev.name), make_kernel_port(*device));
       for (const EgressProgram& program : kernel_->chain(PortSlot{slot}).programs) entry.egress.append(program.host);
@@ -221,17 +228,17 @@ Result<> Instance::make_kernel_port(const Device& device) {
 }
 
 // Without a device there is no kernel build to share memory with.
-EgressChain Instance::make_plain_egress(u16 slot, const std::vector<EgressConfig>& configs) {
-  EgressChain chain;
-  u32 block = topology_->egress_block(PortSlot{slot});
+Instance::PlainChain Instance::make_plain_chain(const std::vector<EgressConfig>& configs, u32 block) const {
+  PlainChain chain;
   const u32 rows = possible_cpus() + worker_count_;
   for (const EgressConfig& config : configs) {
     const egress_program& program = *registry_.egress_module(config.program)->host;
     const std::size_t stride = egress_stride(program);
-    std::vector<u8>& settings = plain_egress_.emplace_back(program.config_size);
-    fill_egress_config(program, config.keys, {}, settings.data());
-    u8* shared = program.shared_size != nullptr ? plain_egress_.emplace_back(*program.shared_size).data() : nullptr;
-    chain.append({&program, settings.data(), plain_egress_.emplace_back(stride * rows).data(), stride, shared, block++});
+    const auto piece = [&](std::size_t size) { return chain.pieces.emplace_back(size).data(); };
+    u8* settings = piece(program.config_size);
+    fill_egress_config(program, config.keys, {}, settings);
+    u8* shared = program.shared_size != nullptr ? piece(*program.shared_size) : nullptr;
+    chain.steps.append({&program, settings, piece(stride * rows), stride, shared, block++});
   }
   return chain;
 }
@@ -363,6 +370,13 @@ Result<nlohmann::json> Instance::answer(const nlohmann::json& question) {
   const std::string what = asked != question.end() && asked->is_string() ? asked->get<std::string>() : "";
   if (what == "stats") return stats();
   if (what == "devmap") return devmap();
+  if (what == "devmap set") return set_entry(question);
+  if (what == "devmap delete") return remove_entry(question);
+  if (what == "group join") return change_group(question, true);
+  if (what == "group leave") return change_group(question, false);
+  if (what == "egress") return egress({});
+  if (what == "egress set") return set_egress(question);
+  if (what == "reload") return reload(question);
   return fail("it does not know the question \"{}\"", what);
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -56,7 +57,12 @@ class Instance {
   Result<> open_sockets();
 
   Result<> make_kernel_port(const Device& device);
-  EgressChain make_plain_egress(u16 slot, const std::vector<EgressConfig>& configs);
+  // The egress chain of a port without a device, and the memory of its programs.
+  struct PlainChain {
+    EgressChain steps;
+    std::vector<std::vector<u8>> pieces;  // configuration, state and what is shared
+  };
+  PlainChain make_plain_chain(const std::vector<EgressConfig>& configs, u32 block) const;
   [[nodiscard]] bool is_fused(PortSlot slot) const;
   void count_process_died();
   void watch(bool peers);
@@ -68,6 +74,30 @@ class Instance {
   [[nodiscard]] std::string layout() const;
   std::vector<std::unique_ptr<Runner>> make_runners();
 
+  // change.cc
+  struct NextChain;
+  // What programs that have left a port's chain had counted.
+  struct Retired {
+    const egress_program* program = nullptr;
+    account kernel{}, user{};
+    std::map<std::string, u64> counters;
+  };
+  [[nodiscard]] Result<PortSlot> port_named(const std::string& name) const;
+  [[nodiscard]] Result<GroupSlot> group_named(const std::string& name) const;
+  KernelPort* kernel_port(PortSlot slot) noexcept;
+  Result<NextChain> prepare_chain(PortSlot slot, std::vector<EgressConfig> configs);
+  Result<> put_in_place(NextChain next);
+  void retire(PortSlot slot, const EgressChain& chain);
+  Result<> change_chains(std::vector<std::pair<PortSlot, std::vector<EgressConfig>>> wanted);
+  void note_layout();
+  Result<nlohmann::json> set_egress(const nlohmann::json& question);
+  Result<nlohmann::json> set_entry(const nlohmann::json& question);
+  Result<nlohmann::json> remove_entry(const nlohmann::json& question);
+  Result<> delete_entry(PortSlot slot, bool deleted);
+  Result<> set_members(GroupSlot group, std::vector<PortSlot> members);
+  Result<nlohmann::json> change_group(const nlohmann::json& question, bool join);
+  Result<nlohmann::json> reload(const nlohmann::json& question);
+
   // report.cc
   // What the workers' counters and rings held while they stood still. Taken in a hurry: frames wait meanwhile.
   struct Moment {
@@ -75,6 +105,12 @@ class Instance {
     std::vector<u64> stack_lost;                       // frames, by port slot
     u64 free = 0, rings = 0, bursts = 0, waiting = 0;  // frames; `waiting` are those in the rings that are on their way in
   };
+  // The programs of a chain, each with its name and which one of that name it is.
+  using ProgramKey = std::pair<std::string, u32>;
+  static std::vector<std::pair<const EgressChain::Step*, ProgramKey>> keyed(const EgressChain& chain);
+  static std::map<std::string, u64> counters_of(const EgressChain::Step& step, u32 rows);
+  [[nodiscard]] std::vector<std::pair<ProgramKey, Retired>> programs_of(const Moment& at, PortSlot slot) const;
+  Result<nlohmann::json> egress(std::optional<PortSlot> only);
   Result<Moment> moment();
   Result<nlohmann::json> stats();
   Result<nlohmann::json> devmap();
@@ -102,7 +138,11 @@ class Instance {
   std::unique_ptr<KernelSide> kernel_;  // none without an XDP port
   std::vector<KernelPort> kernel_ports_;
   std::vector<std::unique_ptr<StageMemory>> plain_memories_;
-  std::vector<std::vector<u8>> plain_egress_;  // configuration and state of egress programs on ports without a device
+  // By port slot.
+  std::vector<PlainChain> plain_chains_;
+  std::vector<std::vector<EgressConfig>> chains_;  // that run: the file's, until a command says otherwise
+  std::vector<u32> generations_;                   // how many chains the port has had before
+  std::vector<std::map<ProgramKey, Retired>> retired_;
   std::unique_ptr<HostStack> stack_;
   std::optional<DataPath> path_;
   std::unique_ptr<Workers> workers_;

@@ -137,26 +137,71 @@ json Instance::stage_report(const Moment& now, const StageEntry& stage, const st
 json Instance::egress_report(const Moment& now, PortSlot slot) const {
   json programs = json::array();
   const PortConfig& config = topology_->config().ports[slot.value];
-  const std::vector<EgressChain::Step>& steps = path_->ports[slot.value].egress.steps();
-  for (std::size_t place = 0; place < steps.size(); ++place) {
-    const EgressChain::Step& step = steps[place];
-    const account kernel = now.accounts.kernel(step.block), user = now.accounts.user(step.block);
-    const u64 in_kernel = kernel.verdict[WEIR_NEXT] + kernel.verdict[WEIR_DROP],
-              in_user = user.verdict[WEIR_NEXT] + user.verdict[WEIR_DROP];
-    json program{{"port", config.name},           {"program", step.program->name},
-                 {"frames", in_kernel + in_user}, {"drop", kernel.verdict[WEIR_DROP] + user.verdict[WEIR_DROP]},
+  const std::vector<std::pair<ProgramKey, Retired>> sums = programs_of(now, slot);
+  for (std::size_t place = 0; place < path_->ports[slot.value].egress.steps().size(); ++place) {
+    const auto& [key, sum] = sums[place];
+    const u64 in_kernel = sum.kernel.verdict[WEIR_NEXT] + sum.kernel.verdict[WEIR_DROP],
+              in_user = sum.user.verdict[WEIR_NEXT] + sum.user.verdict[WEIR_DROP];
+    json program{{"port", config.name},           {"program", key.first},
+                 {"frames", in_kernel + in_user}, {"drop", sum.kernel.verdict[WEIR_DROP] + sum.user.verdict[WEIR_DROP]},
                  {"kernel", in_kernel},           {"user", in_user},
-                 {"counters", json::object()}};
+                 {"counters", sum.counters}};
     if (config.driver == Driver::xdp) program["prog_id"] = kernel_->chain(slot).programs[place].id;
-    const u32 rows = now.accounts.rows();
-    for (std::size_t i = 0; step.program->counters[i] != nullptr; ++i) {
-      u64 total = 0;
-      for (u32 row = 0; row < rows; ++row) total += reinterpret_cast<const volatile u64*>(step.state + row * step.stride)[i];
-      program["counters"][step.program->counters[i]] = total;
-    }
     programs.push_back(std::move(program));
   }
   return programs;
+}
+
+std::vector<std::pair<const EgressChain::Step*, Instance::ProgramKey>> Instance::keyed(const EgressChain& chain) {
+  std::vector<std::pair<const EgressChain::Step*, ProgramKey>> all;
+  for (const EgressChain::Step& step : chain.steps()) {
+    const std::string program = step.program->name;
+    const auto before = std::ranges::count_if(all, [&](const auto& each) { return each.second.first == program; });
+    all.emplace_back(&step, ProgramKey{program, static_cast<u32>(before)});
+  }
+  return all;
+}
+
+std::map<std::string, u64> Instance::counters_of(const EgressChain::Step& step, u32 rows) {
+  std::map<std::string, u64> counters;
+  for (std::size_t i = 0; step.program->counters[i] != nullptr; ++i)
+    for (u32 row = 0; row < rows; ++row)
+      counters[step.program->counters[i]] += reinterpret_cast<const volatile u64*>(step.state + row * step.stride)[i];
+  return counters;
+}
+
+// What the programs of a port have counted in all: first those of its chain, in its order, then those that left it.
+std::vector<std::pair<Instance::ProgramKey, Instance::Retired>> Instance::programs_of(const Moment& now, PortSlot slot) const {
+  std::vector<std::pair<ProgramKey, Retired>> all;
+  std::map<ProgramKey, Retired> retired = retired_[slot.value];
+  for (const auto& [step, key] : keyed(path_->ports[slot.value].egress)) {
+    Retired sum = retired[key];
+    retired.erase(key);
+    sum.program = step->program;
+    add_up(sum.kernel, now.accounts.kernel(step->block));
+    add_up(sum.user, now.accounts.user(step->block));
+    for (const auto& [name, value] : counters_of(*step, now.accounts.rows())) sum.counters[name] += value;
+    all.emplace_back(key, std::move(sum));
+  }
+  std::ranges::move(retired, std::back_inserter(all));
+  return all;
+}
+
+Result<json> Instance::egress(std::optional<PortSlot> only) {
+  const Moment now = TRY(moment());
+  json report{{"instance", name()}, {"egress", json::array()}};
+  for (u16 slot = 0; slot < path_->ports.size(); ++slot) {
+    if (only && only->value != slot) continue;
+    json programs = egress_report(now, PortSlot{slot});
+    for (std::size_t place = 0; place < programs.size(); ++place) {
+      json& program = programs[place];
+      program["place"] = place;
+      program["keys"] = chains_[slot][place].keys.text();
+      program["placement"] = topology_->config().ports[slot].driver != Driver::xdp ? "user" : path_->ports[slot].fused ? "fused" : "entry";
+      report["egress"].push_back(std::move(program));
+    }
+  }
+  return report;
 }
 
 // Every drop by its name. A stage's and a program's own reasons always, the runtime's when there were any.
@@ -173,12 +218,11 @@ json Instance::drops_report(const Moment& now) const {
     for (const StageEntry& stage : pipeline->stages)
       add_own_drops(drops, fmt::format("stage {}.{}", pipeline->name, stage.name), stage.plugin->drops, now.accounts.kernel(stage.block),
                     now.accounts.user(stage.block));
-  for (const PortEntry& port : path_->ports)
-    for (const EgressChain::Step& step : port.egress.steps()) {
+  for (u16 slot = 0; slot < path_->ports.size(); ++slot)
+    for (const auto& [key, sum] : programs_of(now, PortSlot{slot})) {
       std::vector<std::string> names;
-      for (std::size_t i = 0; step.program->drops[i] != nullptr; ++i) names.emplace_back(step.program->drops[i]);
-      add_own_drops(drops, fmt::format("egress {} {}", port.name, step.program->name), names, now.accounts.kernel(step.block),
-                    now.accounts.user(step.block));
+      for (std::size_t i = 0; sum.program->drops[i] != nullptr; ++i) names.emplace_back(sum.program->drops[i]);
+      add_own_drops(drops, fmt::format("egress {} {}", path_->ports[slot].name, key.first), names, sum.kernel, sum.user);
     }
   return drops;
 }

@@ -3,6 +3,7 @@
 #include "core/control/topology.hh"
 
 #include <algorithm>
+#include <tuple>
 
 #include "bpf/abi/link.h"
 
@@ -101,6 +102,42 @@ void Topology::note_names_of_egress(const Registry& registry) {
       }
       egress_names_ += "\n";
     }
+}
+
+std::vector<std::string> Topology::differences(const Topology& other) const {
+  std::vector<std::string> found;
+  const auto compare = [&](bool same, std::string what) {
+    if (!same) found.push_back(std::move(what));
+  };
+  const Config &one = config_, &two = other.config_;
+  compare(one.name == two.name, "weir.name");
+  compare(one.workers == two.workers, "weir.workers");
+  compare(one.frame_size == two.frame_size && one.frame_count == two.frame_count, "frames");
+  compare(one.ports.size() == two.ports.size(), "the number of ports");
+  const auto all_but_egress = [](const PortConfig& port) {
+    return std::tie(port.name, port.device, port.driver, port.mode, port.zero_copy, port.queues, port.pipeline, port.placement);
+  };
+  for (std::size_t i = 0; i < std::min(one.ports.size(), two.ports.size()); ++i)
+    compare(all_but_egress(one.ports[i]) == all_but_egress(two.ports[i]), "port " + one.ports[i].name);
+  compare(std::ranges::equal(one.groups, two.groups, {}, &GroupConfig::name, &GroupConfig::name), "the names of groups");
+  const auto stages_of = [](const PipelineConfig& pipeline) {
+    std::string text = fmt::format("{} {}", pipeline.name, static_cast<int>(pipeline.miss));
+    for (const StageConfig& stage : pipeline.stages) text += fmt::format("\n{} {} {}", stage.plugin, stage.name, stage.keys.text());
+    return text;
+  };
+  compare(one.pipelines.size() == two.pipelines.size(), "the number of pipelines");
+  for (std::size_t i = 0; i < std::min(one.pipelines.size(), two.pipelines.size()); ++i)
+    compare(stages_of(one.pipelines[i]) == stages_of(two.pipelines[i]), "pipeline " + one.pipelines[i].name);
+  return found;
+}
+
+void Topology::take(const Topology& other) {
+  for (std::size_t i = 0; i < config_.ports.size(); ++i) config_.ports[i].egress = other.config_.ports[i].egress;
+  for (std::size_t i = 0; i < config_.groups.size(); ++i) {
+    config_.groups[i].ports = other.config_.groups[i].ports;
+    groups_[i].ports = other.groups_[i].ports;
+  }
+  config_.file = other.config_.file;
 }
 
 std::string Topology::fingerprint() const {

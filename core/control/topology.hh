@@ -47,6 +47,10 @@ class Topology {
   [[nodiscard]] u32 block(PortSlot port) const noexcept { return port.value; }
   [[nodiscard]] u32 egress_block(PortSlot port) const noexcept { return egress_blocks_[port.value]; }
   [[nodiscard]] u32 blocks() const noexcept { return blocks_; }
+  // What of another one takes a new start: all but the programs and keys of egress chains and the members of named groups.
+  [[nodiscard]] std::vector<std::string> differences(const Topology& other) const;
+  // Takes these over from one that does not differ otherwise.
+  void take(const Topology& other);
   // Equal for two runs whose counters, tables and settings mean the same things.
   [[nodiscard]] std::string fingerprint() const;
 

@@ -7,6 +7,13 @@
 
 namespace weir {
 
+// Adds every counter of the one to the other's.
+inline void add_up(account& into, const account& of) noexcept {
+  auto* sums = reinterpret_cast<u64*>(&into);
+  const auto* counters = reinterpret_cast<const u64*>(&of);
+  for (std::size_t i = 0; i < sizeof(account) / sizeof(u64); ++i) sums[i] += counters[i];
+}
+
 class Accounts {
  public:
   // `memory` holds rows * blocks accounts; the first `cpus` rows are the kernel's.

@@ -33,6 +33,7 @@ std::string pin_name(std::string name) {
   return name;
 }
 
+std::string chain_pin(PortSlot slot) { return fmt::format("chain_{}", slot.value); }
 std::string link_pin(const KernelPort& port) { return fmt::format("link_{}", port.ifindex.value); }
 
 }  // namespace
@@ -109,8 +110,9 @@ Result<> KernelSide::create_maps() {
   ports_ = TRY(Devmap::create("ports", DevmapForm::array, WEIR_MAX_PORTS));
   bare_ports_ = TRY(Devmap::create("bare_ports", DevmapForm::array, WEIR_MAX_PORTS));
   sockets_ = TRY(BpfMap::create("sockets", {BPF_MAP_TYPE_XSKMAP, 4, 4, WEIR_MAX_PORTS * max_queues, 0}));
-  groups_ = TRY(BpfMap::create("groups", {BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, WEIR_MAX_GROUPS, 0}, ports_.map().fd()));
-  targets_ = TRY(BpfMap::create("targets", {BPF_MAP_TYPE_ARRAY, 4, sizeof(group_targets), WEIR_MAX_GROUPS, 0}));
+  groups_ = TRY(BpfMap::create("groups", {BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 2 * WEIR_MAX_GROUPS, 0}, ports_.map().fd()));
+  targets_ = TRY(BpfMap::create("targets", {BPF_MAP_TYPE_ARRAY, 4, sizeof(group_targets), 2 * WEIR_MAX_GROUPS, 0}));
+  versions_ = TRY(BpfMap::create("versions", {BPF_MAP_TYPE_ARRAY, 4, 4, WEIR_MAX_GROUPS, 0}));
   devices_ = TRY(BpfMap::create("devices", {BPF_MAP_TYPE_ARRAY, 4, 4, WEIR_NEAR_DEVICES, 0}));
   far_devices_ = TRY(BpfMap::create("far_devices", {BPF_MAP_TYPE_HASH, 4, 4, WEIR_MAX_PORTS, 0}));
   return {};
@@ -128,6 +130,7 @@ Result<> KernelSide::share(BpfObject& object) const {
                                                           {"sockets", &sockets_},
                                                           {"groups", &groups_},
                                                           {"targets", &targets_},
+                                                          {"versions", &versions_},
                                                           {"devices", &devices_},
                                                           {"far_devices", &far_devices_}};
   for (const auto& [name, map] : shared)
@@ -286,7 +289,7 @@ Result<> KernelSide::set_entry(const KernelPort& port) {
 
 Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& members, const std::vector<KernelPort>& ports) {
   if (group_maps_.size() <= group.value) group_maps_.resize(group.value + 1u), group_members_.resize(group.value + 1u);
-  group_members_[group.value] = members;
+  if (!attached_) group_members_[group.value] = members;  // also of a try that fails: attach() makes it again
   Devmap map = TRY(Devmap::create("group", DevmapForm::array, WEIR_MAX_PORTS));
   const bool generic = std::ranges::any_of(ports, [](const KernelPort& port) { return port.mode == Mode::generic; });
   u32 longest = ~0u;
@@ -307,23 +310,41 @@ Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& mem
   }
   const group_targets targets = targets_of(reachable, longest);
   const int fd = map.map().fd();
-  if (const Devmap& old = group_maps_[group.value]; attached_) {
-    // The devmap and what is said of it change one after the other, so floods go through user space meanwhile. Setting a map in a map
-    // waits until no program works with what was there before (kernel/bpf/syscall.c, maybe_wait_bpf_programs).
-    const group_targets none{};
-    const int old_fd = old.map().fd();
-    TRY_VOID(targets_.set(group.value, &none));
-    TRY_VOID(groups_.set(group.value, &old_fd));
-  }
-  TRY_VOID(groups_.set(group.value, &fd));
-  TRY_VOID(targets_.set(group.value, &targets));
+  u32 version = 0;
+  static_cast<void>(versions_.get(group.value, &version));
+  version ^= 1;
+  const u32 at = group.value + version * WEIR_MAX_GROUPS;
+  TRY_VOID(groups_.set(at, &fd));
+  TRY_VOID(targets_.set(at, &targets));
+  TRY_VOID(versions_.set(group.value, &version));
+  if (attached_) TRY_VOID(wait_for_programs());
   group_maps_[group.value] = std::move(map);
+  group_members_[group.value] = members;
+  return {};
+}
+
+Result<> KernelSide::prepare_chain_pins(const LoadedChain& chain, PortSlot slot) const {
+  if (chain.array.fd() >= 0) TRY_VOID(pins_.prepare(chain_pin(slot), chain.array.fd()));
+  for (const EgressProgram& program : chain.programs) TRY_VOID(program.memory->prepare_pins());
+  return {};
+}
+
+Result<> KernelSide::commit_chain_pins(const LoadedChain& chain, const LoadedChain& old, PortSlot slot) {
+  std::vector<std::string> names, gone;
+  if (chain.array.fd() >= 0) names.push_back(chain_pin(slot));
+  if (old.array.fd() >= 0) gone.push_back(chain_pin(slot));
+  for (const EgressProgram& program : chain.programs) std::ranges::copy(program.memory->pin_names(), std::back_inserter(names));
+  for (const EgressProgram& program : old.programs) std::ranges::copy(program.memory->pin_names(), std::back_inserter(gone));
+  for (const std::string& name : names) TRY_VOID(pins_.commit(name));
+  for (const std::string& name : gone)
+    if (std::ranges::find(names, name) == names.end()) pins_.remove(name);
   return {};
 }
 
 bool KernelSide::floods(GroupSlot group) const noexcept {
   group_targets targets{};
-  return targets_.get(group.value, &targets) && targets.longest > 0;
+  u32 version = 0;
+  return versions_.get(group.value, &version) && targets_.get(group.value + version * WEIR_MAX_GROUPS, &targets) && targets.longest > 0;
 }
 
 Result<> KernelSide::set_socket(const KernelPort& port, QueueId queue, int socket_fd) {
@@ -463,7 +484,7 @@ Result<> KernelSide::prepare_pins(const std::vector<const KernelMemory*>& others
   TRY_VOID(put("bare_ports", bare_ports_.map().fd()));
   TRY_VOID(put("fused", fused_.fd()));
   for (std::size_t slot = 0; slot < chains_.size(); ++slot)
-    if (chains_[slot].array.fd() >= 0) TRY_VOID(put(fmt::format("chain_{}", slot), chains_[slot].array.fd()));
+    if (chains_[slot].array.fd() >= 0) TRY_VOID(put(chain_pin(PortSlot{static_cast<u16>(slot)}), chains_[slot].array.fd()));
   const auto put_memory = [&](const KernelMemory& memory) {
     for (const std::string& name : memory.pin_names()) kept.push_back(name);
     return memory.prepare_pins();

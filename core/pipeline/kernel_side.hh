@@ -129,11 +129,15 @@ class KernelSide {
   // Puts a chain in the place of the port's present one, for redirects and floods alike. Each frame goes through the one or the other; when
   // this returns, none is in the old one any more, which is given back. After an error the old one is in place.
   Result<LoadedChain> replace_chain(const KernelPort& port, LoadedChain next);
+  // Its pins beside the present one's, before it is put in place; and in their place, after.
+  [[nodiscard]] Result<> prepare_chain_pins(const LoadedChain& chain, PortSlot slot) const;
+  Result<> commit_chain_pins(const LoadedChain& chain, const LoadedChain& old, PortSlot slot);
   // The configuration of the chain again, when the device's MTU has changed. Its programs see the one or the other.
   void refill_egress(const KernelPort& port);
   // The device entry of a port; again when it became redirectable, was deleted, or was made anew.
   Result<> set_entry(const KernelPort& port);
-  // The devmap of a group; may be called again when a member's device went up or down or changed its MTU.
+  // The devmap of a group; may be called again when a member joined or left, or its device went up or down or changed its MTU. Each flood
+  // sees the members of before or of after; when this returns after attach(), none sees those of before.
   Result<> set_group(GroupSlot group, const std::vector<PortSlot>& members, const std::vector<KernelPort>& ports);
   Result<> set_socket(const KernelPort& port, QueueId queue, int socket_fd);
   // The last step: from here on frames arrive. All devices, or none. Ports of mode automatic fall back to generic where the driver
@@ -202,7 +206,7 @@ class KernelSide {
   PinFolder pins_;
   Shape shape_;
   u64 mark_;
-  BpfMap accounts_, scratch_, stages_, fused_, absent_, sockets_, groups_, targets_;
+  BpfMap accounts_, scratch_, stages_, fused_, absent_, sockets_, groups_, targets_, versions_;
   Devmap ports_, bare_ports_;
   std::vector<Devmap> group_maps_;
   std::vector<std::vector<PortSlot>> group_members_;

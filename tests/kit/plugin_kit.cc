@@ -140,7 +140,7 @@ Result<> KernelHalf::create_maps() {
   ports_ = TRY(BpfMap::create("ports", devmap));
   sockets_ = TRY(BpfMap::create("sockets", {BPF_MAP_TYPE_XSKMAP, 4, 4, 1, 0}));
   groups_ = TRY(BpfMap::create("groups", {BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, WEIR_MAX_GROUPS, 0}, ports_.fd()));
-  targets_ = TRY(BpfMap::create("targets", {BPF_MAP_TYPE_ARRAY, 4, sizeof(group_targets), WEIR_MAX_GROUPS, 0}));
+  targets_ = TRY(BpfMap::create("targets", {BPF_MAP_TYPE_ARRAY, 4, sizeof(group_targets), 2 * WEIR_MAX_GROUPS, 0}));
   const std::pair<const char*, const BpfMap*> shared[] = {{"accounts", &accounts_}, {"scratch", &scratch_}, {"stages", &stages_},
                                                           {"ports", &ports_},       {"sockets", &sockets_}, {"groups", &groups_},
                                                           {"targets", &targets_}};
