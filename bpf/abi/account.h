@@ -39,6 +39,7 @@ enum weir_drop {
 	WEIR_DROP_TOO_LONG,	   /* user side: longer than the port's MTU allows */
 	WEIR_DROP_DEVICE_DOWN,	   /* user side: the port's device is down */
 	WEIR_DROP_PROCESS_DIED,	   /* user side: in the rings and bursts of a process that was killed */
+	WEIR_DROP_DEVICE_GONE,	   /* user side: unread in the ring of a device that went */
 	WEIR_DROP_OWN,
 	WEIR_DROP_UNNAMED = 37,	   /* a stage or an egress program gave a reason that is none of its names */
 	WEIR_DROPS

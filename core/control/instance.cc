@@ -334,13 +334,21 @@ void Instance::watch(bool peers) {
 bool Instance::look_again(KernelPort& port, bool peers) {
   const Result<Netdev> netdev = look_at(port.device);
   if (!netdev && netdev.error().failure != Failure::missing) return false;  // nobody knows; the next second tells
-  const bool there = netdev && netdev->ifindex == port.ifindex;
+  bool there = netdev && netdev->ifindex == port.ifindex, followed = false;
+  std::string trouble;
+  if (netdev && !there) {
+    if (const Result<> done = follow(port, *netdev); done) there = followed = true;
+    else trouble = done.error().what;
+  }
   const u32 longest = there ? longest_frame(*netdev) : 0;
-  bool changed = std::exchange(port.longest, longest) != longest;
+  bool changed = followed;
+  changed |= std::exchange(port.longest, longest) != longest;
   std::atomic_ref(path_->ports[port.slot.value].longest).store(longest, std::memory_order_relaxed);
   std::vector<std::string>& warnings = port_warnings_[port.slot.value];
   if (!there) {
-    warnings = {fmt::format("port {}: device {} is gone; nothing is received or sent until weir is started again", port.name, port.device)};
+    warnings = {trouble.empty()
+                    ? fmt::format("port {}: device {} is gone; nothing is received or sent until it comes back", port.name, port.device)
+                    : fmt::format("port {}: device {} has come back, and cannot be taken: {}", port.name, port.device, trouble)};
     return changed;
   }
   if (std::exchange(port.mtu, netdev->mtu) != netdev->mtu) kernel_->refill_egress(port);
@@ -352,6 +360,54 @@ bool Instance::look_again(KernelPort& port, bool peers) {
   if (std::exchange(port.redirectable, redirectable) == redirectable) return changed;
   if (Result<> set = kernel_->set_entry(port); !set) warn(fmt::format("port {}: {}", port.name, set.error().what));
   return true;
+}
+
+// The device of the port's name is another one than before. An AF_XDP socket stays with the device that it was bound to, and what shares a
+// umem is bound by the socket that was first there, which may be one of those (net/xdp/xsk.c, xsk_bind): so there are a umem and sockets
+// anew, over the same frames.
+Result<> Instance::follow(KernelPort& port, const Netdev& netdev) {
+  const PortConfig& config = topology_->config().ports[port.slot.value];
+  if (netdev.queues > KernelSide::max_queues)
+    return fail("it has {} queues, weir serves at most {}", netdev.queues, KernelSide::max_queues);
+  auto umem = TRY(Umem::create(*pool_));
+  const ZeroCopy zero_copy = config.mode == Mode::generic ? ZeroCopy::off : config.zero_copy;
+  auto made = TRY(XdpPort::open(*umem, port.device, netdev.queues, port.slot, zero_copy, fill_per_queue()));
+  const Ifindex before = std::exchange(port.ifindex, netdev.ifindex);
+  const u32 queues = std::exchange(port.queues, netdev.queues);
+  port.mac = netdev.mac;
+  port.mtu = netdev.mtu;
+  port.redirectable = veth_peer(netdev).state != VethPeer::State::missing;
+  const Result<> done = [&]() -> Result<> {
+    for (u32 queue = 0; queue < port.queues; ++queue) TRY_VOID(kernel_->set_socket(port, QueueId{queue}, made->descriptor(queue)));
+    return kernel_->follow(port, before, config.mode);
+  }();
+  if (!done) {
+    port.ifindex = before;
+    port.queues = queues;
+    return done;
+  }
+  PortEntry& entry = path_->ports[port.slot.value];
+  std::unique_ptr<Port> old = std::move(made);
+  std::vector<Queue*> lanes;
+  for (u32 queue = 0; queue < old->queues(); ++queue) lanes.push_back(&old->queue(queue));
+  workers_->at_rest([&] {
+    std::swap(entry.port, old);
+    workers_->serve(port.slot, lanes);
+    const XskSocket::Remains remains = static_cast<XdpPort&>(*old).take_back();
+    account& own = path_->accounts.at(path_->accounts.worker_row(0), entry.block);
+    own.frames += remains.unread;
+    own.bytes += remains.unread_bytes;
+    own.verdict[WEIR_DROP] += remains.unread;
+    own.drop[WEIR_DROP_DEVICE_GONE] += remains.unread;
+    own.drop[WEIR_DROP_DEVICE_REFUSED] += remains.unsent;
+    for (u32 queue = 0; queue < old->queues(); ++queue) gone_ += old->queue(queue).held();
+  });
+  old.reset();
+  later_umems_[port.slot.value] = std::move(umem);
+  stack_->follow(port.slot, port.ifindex, port.mode == Mode::generic ? kernel_->mark() : 0);
+  std::ranges::find(devices_, port.slot, &Device::slot)->netdev = netdev;
+  note_layout();
+  return {};
 }
 
 void Instance::warn(std::string text) {

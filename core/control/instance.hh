@@ -67,6 +67,7 @@ class Instance {
   void count_process_died();
   void watch(bool peers);
   bool look_again(KernelPort& port, bool peers);
+  Result<> follow(KernelPort& port, const Netdev& netdev);
   void warn(std::string text);
   [[nodiscard]] bool in_kernel(const Topology::StagePlan& stage) const;
   [[nodiscard]] std::pair<u32, u32> way_to(const Topology::StagePlan* stage) const;  // enum weir_go and its argument
@@ -135,6 +136,7 @@ class Instance {
   std::vector<Device> devices_;
   std::unique_ptr<FramePool> pool_;
   std::unique_ptr<Umem> umem_;
+  std::map<u16, std::unique_ptr<Umem>> later_umems_;  // by slot, of ports whose device came back; over the same frames
   std::unique_ptr<KernelSide> kernel_;  // none without an XDP port
   std::vector<KernelPort> kernel_ports_;
   std::vector<std::unique_ptr<StageMemory>> plain_memories_;
@@ -147,6 +149,7 @@ class Instance {
   std::optional<DataPath> path_;
   std::unique_ptr<Workers> workers_;
   u32 worker_count_ = 0;
+  u64 gone_ = 0;  // frames that drivers without copies took with their devices
   bool adopted_ = false;
   bool ran_ = false;  // go() came to its end
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();

@@ -13,7 +13,8 @@ using nlohmann::json;
 // Of enum weir_drop, without the stages' own.
 constexpr std::array drop_names = {"runt",         "no_entry",    "no_group",       "no_socket",    "no_stage",    "redirect_failed",
                                    "flood_failed", "punt_failed", "device_refused", "peer_no_napi", "exception",   "ring_full",
-                                   "no_frame",     "stack_full",  "stack_failed",   "too_long",     "device_down", "process_died"};
+                                   "no_frame",     "stack_full",  "stack_failed",   "too_long",     "device_down", "process_died",
+                                   "device_gone"};
 static_assert(drop_names.size() == WEIR_DROP_OWN);
 
 const char* mode_name(Mode mode) { return mode == Mode::native ? "native" : mode == Mode::generic ? "generic" : "auto"; }
@@ -228,7 +229,7 @@ json Instance::drops_report(const Moment& now) const {
 }
 
 json Instance::frames_report(const Moment& now) const {
-  return {{"total", pool_->count()}, {"free", now.free}, {"rings", now.rings}, {"bursts", now.bursts}, {"lanes", 0}};
+  return {{"total", pool_->count()}, {"free", now.free}, {"rings", now.rings + gone_}, {"bursts", now.bursts}, {"lanes", 0}};
 }
 
 // The sum of design rule "rx = tx + to_stack + drops + held" over the instance. Not zero while frames are between two counters, which is

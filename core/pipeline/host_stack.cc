@@ -67,7 +67,8 @@ class HostStack::Ring {
     std::atomic_ref(ring_->head).store(head + 1, std::memory_order_release);
     return std::nullopt;
   }
-  void set_mark(u64 mark) noexcept { ring_->mark = mark; }
+  void set_mark(u64 mark) noexcept { std::atomic_ref(ring_->mark).store(mark, std::memory_order_relaxed); }
+  void set_device(Ifindex device) noexcept { device_ = device.value; }
   [[nodiscard]] const KernelMemory& memory() const noexcept { return *memory_; }
   [[nodiscard]] u32 waiting() const noexcept {
     const u64 from = tail();  // first: it never passes a head that is read later
@@ -78,7 +79,7 @@ class HostStack::Ring {
   void drain() noexcept {
     const u64 end = tail() + waiting();
     for (u64 at = tail(); at != end;) {
-      run_live(program_, device_, anchor_->holds() ? static_cast<u32>(end - at) : 1);
+      run_live(program_, Ifindex{device_}, anchor_->holds() ? static_cast<u32>(end - at) : 1);
       const u64 now = tail();
       if (now == at) break;  // refused; a signal only ends a run early
       at = now;
@@ -99,8 +100,8 @@ class HostStack::Ring {
   std::span<to_stack_slot> slots_;
   to_stack_ring* ring_ = nullptr;
   int program_ = -1;
-  Ifindex device_;
-  SpinLock lock_;  // of the workers that push
+  std::atomic<u32> device_{0};  // ifindex
+  SpinLock lock_;               // of the workers that push
 };
 
 Result<std::unique_ptr<HostStack::Ring>> HostStack::Ring::create(const Entry& port, const PinFolder& pins, bool adopt) {
@@ -113,7 +114,7 @@ Result<std::unique_ptr<HostStack::Ring>> HostStack::Ring::create(const Entry& po
   made->slots_ = TRY(made->memory_->array<to_stack_slot>("slots", TO_STACK_SLOTS));
   TRY_VOID(made->object_.load());
   made->program_ = made->object_.program_fd("to_stack");
-  made->device_ = port.device;
+  made->device_ = port.device.value;
   made->anchor_.emplace(made->program_);
   return made;
 }
@@ -148,6 +149,11 @@ void HostStack::start(std::span<const u64> marks) {
         if (ring) ring->drain();
     }
   });
+}
+
+void HostStack::follow(PortSlot port, Ifindex device, u64 mark) noexcept {
+  rings_[port.value]->set_mark(mark);
+  rings_[port.value]->set_device(device);
 }
 
 HostStack::~HostStack() {

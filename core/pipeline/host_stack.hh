@@ -29,6 +29,9 @@ class HostStack final : public StackEntry {
   // frame for one that came in.
   void start(std::span<const u64> marks);
 
+  // When a port's device has come back under another index.
+  void follow(PortSlot port, Ifindex device, u64 mark) noexcept;
+
   // "stack_full": the port's ring. "stack_failed": a frame of this length cannot go that way (TO_STACK_SHORTEST to TO_STACK_LONGEST bytes
   // can).
   std::optional<weir_drop> submit(PortSlot port, std::span<const u8> bytes) noexcept override;

@@ -363,7 +363,7 @@ Result<KernelSide::Ingress> KernelSide::make_ingress(const KernelPort& port, boo
   TRY_VOID(object.constants(".rodata.weir", program_link{{}, fused ? first->second.link : stage_link{}, link}));
   TRY_VOID(object.load(name));
   const int program = object.program_fd(name);
-  return Ingress{std::move(object), program, {}, {}, link_pin(port), false};
+  return Ingress{std::move(object), program, {}, {}, link_pin(port), false, native};
 }
 
 // New devices first: when one refuses, those before it are let go of again and what ran is as it was. Devices that an earlier run left
@@ -385,6 +385,26 @@ Result<> KernelSide::attach(std::vector<KernelPort>& ports) {
     made.previous = TRY(made.link.program());
     TRY_VOID(made.link.replace(made.program));
   }
+  return {};
+}
+
+Result<> KernelSide::follow(KernelPort& port, Ifindex before, Mode mode) {
+  KernelPort old = port;
+  old.ifindex = before;
+  port.mode = mode;
+  TRY_VOID(attach_port(port));
+  const auto other_native = [&](const Ingress& made) { return made.native && made.pin != link_pin(port) && made.pin != link_pin(old); };
+  port.takes_redirects = port.mode == Mode::native || std::ranges::none_of(ingress_, other_native);
+  std::erase_if(ingress_, [&](const Ingress& made) { return made.pin == link_pin(old); });
+  const u32 block = port.block + 1, none = 0;
+  if (before.value < WEIR_NEAR_DEVICES) TRY_VOID(devices_.set(before.value, &none));
+  else far_devices_.remove(before.value);
+  TRY_VOID((port.ifindex.value < WEIR_NEAR_DEVICES ? devices_ : far_devices_).set(port.ifindex.value, &block));
+  refill_egress(port);
+  TRY_VOID(set_entry(port));
+  TRY_VOID(pins_.prepare(link_pin(port), ingress_.back().link.fd()));
+  TRY_VOID(pins_.commit(link_pin(port)));
+  pins_.remove(link_pin(old));
   return {};
 }
 

@@ -140,6 +140,9 @@ class KernelSide {
   // sees the members of before or of after; when this returns after attach(), none sees those of before.
   Result<> set_group(GroupSlot group, const std::vector<PortSlot>& members, const std::vector<KernelPort>& ports);
   Result<> set_socket(const KernelPort& port, QueueId queue, int socket_fd);
+  // When a port's device has come back under another index, which `port` has now: attaches to it, in a mode of `mode`, makes its entry, and
+  // lets go of the one before.
+  Result<> follow(KernelPort& port, Ifindex before, Mode mode);
   // The last step: from here on frames arrive. All devices, or none. Ports of mode automatic fall back to generic where the driver
   // has no native XDP.
   Result<> attach(std::vector<KernelPort>& ports);
@@ -178,6 +181,7 @@ class KernelSide {
     Fd previous;  // program of the earlier run whose link was adopted
     std::string pin;
     bool adopted = false;
+    bool native = true;
   };
   // What an earlier run had attached in another mode.
   struct Displaced {

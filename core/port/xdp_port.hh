@@ -21,6 +21,17 @@ class XdpPort final : public Port {
   [[nodiscard]] Queue& queue(u32 index) noexcept override { return *sockets_[index]; }
   [[nodiscard]] int descriptor(u32 index) const noexcept { return sockets_[index]->descriptor(); }
   [[nodiscard]] bool zero_copy() const noexcept { return !sockets_.empty() && sockets_.front()->zero_copy(); }
+  // See XskSocket; of all queues.
+  XskSocket::Remains take_back() noexcept {
+    XskSocket::Remains all;
+    for (const auto& socket : sockets_) {
+      const XskSocket::Remains one = socket->take_back();
+      all.unread += one.unread;
+      all.unread_bytes += one.unread_bytes;
+      all.unsent += one.unsent;
+    }
+    return all;
+  }
 
  private:
   XdpPort() = default;

@@ -186,4 +186,24 @@ bool XskSocket::reclaim(FrameCache& cache) noexcept {
   return kick_again_;
 }
 
+XskSocket::Remains XskSocket::take_back() noexcept {
+  const auto at = [](const u32* index) { return __atomic_load_n(index, __ATOMIC_ACQUIRE); };
+  FrameCache cache(pool_);
+  Remains remains;
+  reclaim(cache);
+  for (u32 i = at(rx_.consumer); i != at(rx_.producer); ++i, ++remains.unread) {
+    const xdp_desc& descriptor = *::xsk_ring_cons__rx_desc(&rx_, i);
+    remains.unread_bytes += descriptor.len;
+    cache.release(pool_.of(pool_.base() + descriptor.addr));
+  }
+  u32 unfilled = 0;
+  for (u32 i = at(fill_->consumer); i != at(fill_->producer); ++i, ++unfilled)
+    cache.release(pool_.of(pool_.base() + *::xsk_ring_prod__fill_addr(fill_, i)));
+  for (u32 i = at(tx_.consumer); i != at(tx_.producer); ++i, ++remains.unsent)
+    cache.release(pool_.of(pool_.base() + ::xsk_ring_prod__tx_desc(&tx_, i)->addr));
+  receiving_.fetch_sub(remains.unread + unfilled);
+  transmitting_.fetch_sub(remains.unsent);
+  return remains;
+}
+
 }  // namespace weir

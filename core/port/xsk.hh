@@ -52,6 +52,15 @@ class XskSocket final : public Queue {
   [[nodiscard]] int descriptor() const noexcept override { return ::xsk_socket__fd(socket_); }
   [[nodiscard]] bool zero_copy() const noexcept { return zero_copy_; }
 
+  // What lay in the rings of a socket whose device has gone.
+  struct Remains {
+    u32 unread = 0, unsent = 0;  // frames that had come in, and frames that were to go out
+    u64 unread_bytes = 0;
+  };
+  // Gives the frames of all rings back to the pool. Nobody works with the socket, and the device has gone: in copy mode all frames are in
+  // the rings then; what a zero-copy driver took with it stays among held().
+  Remains take_back() noexcept;
+
   static constexpr u32 ring_size = 2048;
 
  private:

@@ -25,6 +25,11 @@ class Runner {
   // Sends what has been collected.
   void flush() noexcept;
 
+  // Between two polls.
+  void add_lane(const Lane& lane) { lanes_.push_back(lane); }
+  void drop_lanes(PortSlot port) {
+    std::erase_if(lanes_, [port](const Lane& lane) { return lane.port == port; });
+  }
   [[nodiscard]] const std::vector<Lane>& lanes() const noexcept { return lanes_; }
   [[nodiscard]] u32 free() const noexcept { return cache_.free(); }
   [[nodiscard]] u32 held() const noexcept;                        // in bursts: none between two polls

@@ -54,12 +54,16 @@ struct Loop {
   std::vector<pollfd> sleepers;  // `wake` and the lanes' descriptors
 };
 
+void list_sleepers(Loop& loop) {
+  loop.sleepers = {{loop.wake.get(), POLLIN, 0}};
+  for (const Runner::Lane& lane : loop.runner->lanes())
+    if (lane.queue->descriptor() >= 0) loop.sleepers.push_back({lane.queue->descriptor(), POLLIN, 0});
+}
+
 Result<Loop> loop_of(Runner& runner, u32 cpu) {
   Loop loop{&runner, cpu, Fd(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)), {}};
   if (!loop.wake) return fail_errno(errno, "workers: create an eventfd");
-  loop.sleepers.push_back({loop.wake.get(), POLLIN, 0});
-  for (const Runner::Lane& lane : runner.lanes())
-    if (lane.queue->descriptor() >= 0) loop.sleepers.push_back({lane.queue->descriptor(), POLLIN, 0});
+  list_sleepers(loop);
   return loop;
 }
 
@@ -142,6 +146,12 @@ void Workers::at_rest(const std::function<void()>& act) {
   impl_->halt.notify_all();
   // The next request must not count a worker that is still leaving this one.
   for (u32 now = impl_->resting; now != 0; now = impl_->resting) impl_->resting.wait(now);
+}
+
+void Workers::serve(PortSlot port, const std::vector<Queue*>& queues) {
+  for (Loop& loop : impl_->loops) loop.runner->drop_lanes(port);
+  for (std::size_t i = 0; i < queues.size(); ++i) impl_->runners[(port.value + i) % impl_->runners.size()]->add_lane({port, queues[i]});
+  for (Loop& loop : impl_->loops) list_sleepers(loop);
 }
 
 const std::vector<std::unique_ptr<Runner>>& Workers::runners() const noexcept { return impl_->runners; }

@@ -21,6 +21,8 @@ class Workers {
 
   // Runs `act` while every worker stands between two turns: no frame is in a burst, and what workers read may be changed.
   void at_rest(const std::function<void()>& act);
+  // Only at rest. Takes a port's present queues from the workers, and spreads these over them.
+  void serve(PortSlot port, const std::vector<Queue*>& queues);
   // Only at rest.
   [[nodiscard]] const std::vector<std::unique_ptr<Runner>>& runners() const noexcept;
 

@@ -294,6 +294,12 @@ class Lab:
     def add_host(self, number, mtu=1500):
         """A namespace whose eth0 is joined to p<number>, with 10.9.0.<number+1> and fd09::<number+1>."""
         host = self.namespace(f"h{number}")
+        self.join(host, number, mtu)
+        self.hosts.append(host)
+        return host
+
+    def join(self, host, number, mtu=1500):
+        """The wire of a host; again after it was deleted."""
         host.run("ip", "link", "add", "eth0", "mtu", mtu, "type", "veth", "peer", "name", f"p{number}", "mtu", mtu, "netns", self.switch.name)
         # Checksums are computed before the frame leaves, since a redirect carries no request to compute them; GRO gives the device NAPI.
         host.run("ethtool", "-K", "eth0", "tx", "off", "gro", "on")
@@ -304,17 +310,22 @@ class Lab:
         host.run("ip", "link", "set", "eth0", "up")
         self.switch.run("sysctl", "-qw", f"net.ipv6.conf.p{number}.disable_ipv6=1")
         self.switch.run("ip", "link", "set", f"p{number}", "up")
-        self.hosts.append(host)
-        return host
 
     def wires(self):
         """A raw socket on every host's device. Takes the hosts' addresses away first, so that nothing is on the wire but what the test
         sends; before weir starts, so that it counts nothing else either."""
         for host in self.hosts:
-            host.run("sysctl", "-qw", "net.ipv6.conf.eth0.disable_ipv6=1")
-            host.run("ip", "addr", "flush", "dev", "eth0")
-            host.run("ip", "link", "set", "eth0", "arp", "off")
+            self.silence(host)
         return [host.tap("eth0") for host in self.hosts]
+
+    def silence(self, host):
+        host.run("sysctl", "-qw", "net.ipv6.conf.eth0.disable_ipv6=1")
+        host.run("ip", "addr", "flush", "dev", "eth0")
+        host.run("ip", "link", "set", "eth0", "arp", "off")
+
+    def wire(self, host):
+        self.silence(host)
+        return host.tap("eth0")
 
     def start(self, *words, **options):
         process = Process(self, list(map(str, words)), **options)

@@ -153,6 +153,34 @@ def test_a_device_that_goes_away_is_survived_and_counted(make_lab):
     weir.stop()
 
 
+@pytest.mark.parametrize("flags", [[], ["--user-only"]], ids=["kernel", "user_only"])
+def test_a_device_that_comes_back_under_its_name_is_taken_again(make_lab, flags):
+    lab = make_lab(3)
+    wires = lab.wires()
+    weir = lab.weir(lab.ports(3, egress='["count"]') + SWITCH, *flags)
+    for times in range(3):
+        index = weir.port("p2")["ifindex"]
+        lab.switch.run("ip", "link", "del", "p2")
+        wait_until(lambda: not weir.port("p2")["up"], "the port is seen to be gone")
+        lab.join(lab.hosts[2], 2)
+        wires[2] = lab.wire(lab.hosts[2])
+        wait_until(lambda: weir.port("p2")["up"], "the port is taken again")
+        assert weir.port("p2")["ifindex"] != index
+        there, back = frame(mac(0x11), "ff:ff:ff:ff:ff:ff", bytes([times])), frame(mac(0x33), mac(0x11), bytes([times]))
+        wires[0].send(there)
+        assert wires[2].hear_of(there), "what floods reaches it"
+        wires[2].send(back)
+        assert wires[0].hear_of(back), "what it sends comes in"
+        answer = frame(mac(0x11), mac(0x33), bytes([times]))
+        wires[0].send(answer)
+        assert wires[2].hear_of(answer), "what is for it goes out"
+        assert weir.conserved()["account"]["drop"] == 0
+        assert weir.stats()["warnings"] == []
+    links = [path.name for path in pathlib.Path("/sys/fs/bpf/weir", weir.name).glob("link_*")]
+    assert len(links) in (0, 3), links
+    weir.stop()
+
+
 def test_a_device_that_is_down_leaves_the_floods(lab3):
     wires = lab3.wires()
     weir = lab3.weir(lab3.ports(3) + SWITCH)
