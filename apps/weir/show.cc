@@ -113,6 +113,12 @@ std::string type_text(const weir::Key& key) {
       return key.of_station ? "the MAC address of a station" : "a MAC address";
     case Type::address:
       return "an IPv4 or IPv6 address";
+    case Type::prefix:
+      return "an IPv4 or IPv6 prefix, or an address";
+    case Type::range:
+      return fmt::format("{} to {}, or \"FIRST-LAST\"", key.min, key.max);
+    case Type::protocol:
+      return "tcp | udp | icmp | icmpv6, or 0 to 255";
     case Type::port:
       return "the name of a port";
     case Type::list:

@@ -20,6 +20,21 @@ enum egress_key_type {
 	EGRESS_KEY_CHOICE,	/* one of `choices`; the value is its place among them, a __u32 */
 	EGRESS_KEY_LIST,	/* tables of the keys `inner`, `stride` bytes apart from `offset` on; `number` is where their number goes, a __u32 */
 	EGRESS_KEY_ADDRESS,	/* of IPv4, in the first four of 16 bytes, or of IPv6; in network order. `number` is where 4 or 6 goes, a __u32 */
+	EGRESS_KEY_U64,		/* up to what an integer of TOML holds, 2^63 - 1 */
+	EGRESS_KEY_PREFIX,	/* struct egress_prefix; an address alone is one of a single host */
+	EGRESS_KEY_RANGE,	/* struct egress_range, from min to max: "1024-65535", or one integer */
+	EGRESS_KEY_PROTOCOL,	/* of IP, by name or number, a __u32 */
+};
+
+struct egress_prefix {
+	__u8 address[16];	/* of IPv4, in the first four, or of IPv6; in network order. Behind `length` bits there are zeroes */
+	__u32 version;		/* 4 or 6 */
+	__u32 length;
+};
+
+struct egress_range {
+	__u32 first;
+	__u32 last;
 };
 
 /* One configuration key, and where its value goes in the program's configuration struct. */
@@ -29,9 +44,9 @@ struct egress_key {
 	const char *says;	/* one sentence for people */
 	int required;
 	const char *fallback;	/* as it would stand in the file; "port": the address of the port's device; null: none */
-	__u32 offset;		/* of the value: __u32, six bytes or sixteen */
+	__u32 offset;		/* of the value: its type says what is there */
 	__u32 present;		/* offset of a __u8 that is set to 1 when there is a value; 0: there is none, so that it cannot stand first */
-	long long min, max;	/* EGRESS_KEY_U32: the value; EGRESS_KEY_LIST: the number of tables */
+	long long min, max;	/* EGRESS_KEY_U32, EGRESS_KEY_U64, EGRESS_KEY_RANGE: the value; EGRESS_KEY_LIST: the number of tables */
 	const char *const *choices;	/* ends with null */
 	const struct egress_key *inner;	/* ends with EGRESS_KEY_END; offsets count from the start of a table's struct */
 	__u32 stride, number;

@@ -57,6 +57,41 @@ std::string described(const toml::node& node) {
 
 bool has(const std::vector<std::string>& names, std::string_view name) { return std::ranges::find(names, name) != names.end(); }
 
+// inet_pton() reads up to a zero byte, which a string of TOML may have.
+std::optional<Address> address_of(const std::string& text) {
+  Address address;
+  if (text.find('\0') != std::string::npos) return std::nullopt;
+  if (::inet_pton(AF_INET, text.c_str(), address.bytes.data()) == 1) address.version = 4;
+  else if (::inet_pton(AF_INET6, text.c_str(), address.bytes.data()) == 1) address.version = 6;
+  else return std::nullopt;
+  return address;
+}
+
+std::string text_of(const Address& address) {
+  std::array<char, INET6_ADDRSTRLEN> text{};
+  ::inet_ntop(address.version == 4 ? AF_INET : AF_INET6, address.bytes.data(), text.data(), text.size());
+  return text.data();
+}
+
+// The address with zeroes behind its first `length` bits.
+Address network_of(Address address, u32 length) {
+  for (u32 i = 0; i < address.bytes.size(); ++i)
+    address.bytes[i] &= static_cast<u8>(i * 8 >= length ? 0 : 0xff00u >> std::min(length - i * 8, 8u));
+  return address;
+}
+
+// A number of nothing but digits.
+template <typename T>
+std::optional<T> number_of(std::string_view text) {
+  T number = 0;
+  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), number);
+  const bool whole = failure == std::errc() && end == text.data() + text.size() && text.front() != '-';
+  return whole ? std::optional(number) : std::nullopt;
+}
+
+// Assigned Internet Protocol Numbers, IANA.
+constexpr std::array<std::pair<const char*, i64>, 4> protocols{{{"tcp", 6}, {"udp", 17}, {"icmp", 1}, {"icmpv6", 58}}};
+
 // What comes from a default has no place in the file.
 void forget_positions(ConfigValue& value) {
   value.at = {};
@@ -175,6 +210,12 @@ std::optional<ConfigValue> Checker::value(const toml::node& from, const Key& key
       return mac(from, key, path);
     case Key::Type::address:
       return address(from, path);
+    case Key::Type::prefix:
+      return prefix(from, path);
+    case Key::Type::range:
+      return range(from, key, path);
+    case Key::Type::protocol:
+      return protocol(from, path);
     case Key::Type::list:
       return list(from, key, path);
     case Key::Type::table:
@@ -231,15 +272,59 @@ std::optional<ConfigValue> Checker::mac(const toml::node& from, const Key& key, 
 
 std::optional<ConfigValue> Checker::address(const toml::node& from, const std::string& path) {
   const auto* text = from.as_string();
-  const std::string given = text != nullptr ? text->get() : "";
-  Address address;
-  // inet_pton() reads up to a zero byte, which a string of TOML may have.
-  if (given.find('\0') == std::string::npos) {
-    if (::inet_pton(AF_INET, given.c_str(), address.bytes.data()) == 1) address.version = 4;
-    else if (::inet_pton(AF_INET6, given.c_str(), address.bytes.data()) == 1) address.version = 6;
-  }
-  if (address.version != 0) return ConfigValue{position_of(from), address};
+  if (const auto address = text != nullptr ? address_of(text->get()) : std::nullopt) return ConfigValue{position_of(from), *address};
   refuse(from, path, "an IPv4 or IPv6 address such as \"192.0.2.1\" or \"2001:db8::1\"");
+  return std::nullopt;
+}
+
+std::optional<ConfigValue> Checker::prefix(const toml::node& from, const std::string& path) {
+  const auto* text = from.as_string();
+  const std::string given = text != nullptr ? text->get() : "";
+  const std::size_t slash = given.find('/');
+  if (const auto address = address_of(given.substr(0, slash))) {
+    const u32 all = address->version == 4 ? 32 : 128;
+    const auto length = slash == std::string::npos ? all : number_of<u32>(std::string_view(given).substr(slash + 1));
+    if (length && *length <= all) {
+      const Address network = network_of(*address, *length);
+      if (network == *address) return ConfigValue{position_of(from), Prefix{network, *length}};
+      note(position_of(from), path,
+           fmt::format("is {}, which is not zero behind its first {} bit{}; the network is \"{}/{}\", the host alone \"{}\"", quoted(given),
+                       *length, *length == 1 ? "" : "s", text_of(network), *length, text_of(*address)));
+      return std::nullopt;
+    }
+  }
+  refuse(from, path, "a prefix such as \"192.0.2.0/24\" or \"2001:db8::/32\", or an address");
+  return std::nullopt;
+}
+
+std::optional<ConfigValue> Checker::range(const toml::node& from, const Key& key, const std::string& path) {
+  const auto* number = from.as_integer();
+  const auto* text = from.as_string();
+  std::optional<i64> first, last;
+  if (number != nullptr) first = last = number->get();
+  if (text != nullptr) {
+    const std::string_view given = text->get();
+    const std::size_t dash = given.find('-');
+    if (dash != std::string_view::npos) first = number_of<i64>(given.substr(0, dash)), last = number_of<i64>(given.substr(dash + 1));
+  }
+  if (first && last && key.min <= *first && *first <= *last && *last <= key.max)
+    return ConfigValue{position_of(from), Range{*first, *last}};
+  refuse(from, path, fmt::format("an integer from {0} to {1}, or a range of them such as \"{0}-{1}\"", key.min, key.max));
+  return std::nullopt;
+}
+
+std::optional<ConfigValue> Checker::protocol(const toml::node& from, const std::string& path) {
+  std::vector<std::string> names;
+  for (const auto& [name, number] : protocols) {
+    if (const auto* text = from.as_string(); text != nullptr && text->get() == name) return ConfigValue{position_of(from), number};
+    names.emplace_back(name);
+  }
+  if (const auto* number = from.as_integer(); number != nullptr && number->get() >= 0 && number->get() <= 255)
+    return ConfigValue{position_of(from), i64{number->get()}};
+  const auto* text = from.as_string();
+  note(position_of(from), path,
+       fmt::format("is {}{}; allowed: {}, or a number from 0 to 255", described(from),
+                   text != nullptr ? did_you_mean(text->get(), names) : "", listed(names)));
   return std::nullopt;
 }
 

@@ -56,6 +56,9 @@ class Checker {
   std::optional<ConfigValue> string(const toml::node& from, const Key& key, const std::string& path);
   std::optional<ConfigValue> mac(const toml::node& from, const Key& key, const std::string& path);
   std::optional<ConfigValue> address(const toml::node& from, const std::string& path);
+  std::optional<ConfigValue> prefix(const toml::node& from, const std::string& path);
+  std::optional<ConfigValue> range(const toml::node& from, const Key& key, const std::string& path);
+  std::optional<ConfigValue> protocol(const toml::node& from, const std::string& path);
   std::optional<ConfigValue> list(const toml::node& from, const Key& key, const std::string& path);
 
   std::string file_;

@@ -36,6 +36,8 @@ struct Writer {
   void operator()(const std::string& value) { text += fmt::format("\"{}\"", value); }
   void operator()(const Mac& value) { text += fmt::format("{:02x}", fmt::join(value, ":")); }
   void operator()(const Address& value) { text += fmt::format("{}/{:02x}", value.version, fmt::join(value.bytes, "")); }
+  void operator()(const Prefix& value) { (*this)(value.address), text += fmt::format("/{}", value.length); }
+  void operator()(const Range& value) { text += fmt::format("{}-{}", value.first, value.last); }
   void operator()(const std::vector<ConfigValue>& values) {
     text += "[";
     for (const ConfigValue& each : values) std::visit(*this, each.value), text += ",";
@@ -68,6 +70,8 @@ i64 ConfigNode::integer(std::string_view key) const { return get<i64>(values_, k
 const std::string& ConfigNode::string(std::string_view key) const { return get<std::string>(values_, key); }
 Mac ConfigNode::mac(std::string_view key) const { return get<Mac>(values_, key); }
 Address ConfigNode::address(std::string_view key) const { return get<Address>(values_, key); }
+Prefix ConfigNode::prefix(std::string_view key) const { return get<Prefix>(values_, key); }
+Range ConfigNode::range(std::string_view key) const { return get<Range>(values_, key); }
 
 const std::vector<ConfigValue>& ConfigNode::list(std::string_view key) const { return get<std::vector<ConfigValue>>(values_, key); }
 

@@ -27,12 +27,24 @@ struct Address {
   friend bool operator==(const Address&, const Address&) = default;
 };
 
+// The network of an address: all addresses with the same first `length` bits. Behind these, `address` has zeroes.
+struct Prefix {
+  Address address;
+  u32 length = 0;
+  friend bool operator==(const Prefix&, const Prefix&) = default;
+};
+
+struct Range {
+  i64 first = 0, last = 0;  // both are in it
+  friend bool operator==(const Range&, const Range&) = default;
+};
+
 struct ConfigEntry;
 using ConfigTable = std::vector<ConfigEntry>;
 
 struct ConfigValue {
   Position at;
-  std::variant<bool, i64, std::string, Mac, Address, std::vector<ConfigValue>, ConfigTable> value;
+  std::variant<bool, i64, std::string, Mac, Address, Prefix, Range, std::vector<ConfigValue>, ConfigTable> value;
 };
 
 struct ConfigEntry {
@@ -48,10 +60,12 @@ class ConfigNode {
 
   [[nodiscard]] bool has(std::string_view key) const noexcept;
   [[nodiscard]] bool boolean(std::string_view key) const;
-  [[nodiscard]] i64 integer(std::string_view key) const;
+  [[nodiscard]] i64 integer(std::string_view key) const;                // also the number of a protocol
   [[nodiscard]] const std::string& string(std::string_view key) const;  // also the name of a port
   [[nodiscard]] Mac mac(std::string_view key) const;
   [[nodiscard]] Address address(std::string_view key) const;
+  [[nodiscard]] Prefix prefix(std::string_view key) const;
+  [[nodiscard]] Range range(std::string_view key) const;
   [[nodiscard]] const std::vector<ConfigValue>& list(std::string_view key) const;  // empty when left out
   [[nodiscard]] std::vector<ConfigNode> tables(std::string_view key) const;        // a list of tables, or one; empty when left out
   [[nodiscard]] Position at(std::string_view key) const noexcept;                  // of the key's value, else of the table

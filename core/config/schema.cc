@@ -41,6 +41,17 @@ Key Key::station(std::string name) {
 
 Key Key::address(std::string name) { return made(std::move(name), Type::address); }
 
+Key Key::prefix(std::string name) { return made(std::move(name), Type::prefix); }
+
+Key Key::range(std::string name, i64 min, i64 max) {
+  Key key = made(std::move(name), Type::range);
+  key.min = min;
+  key.max = max;
+  return key;
+}
+
+Key Key::protocol(std::string name) { return made(std::move(name), Type::protocol); }
+
 Key Key::port(std::string name) { return made(std::move(name), Type::port); }
 
 Key Key::list(std::string name, Key element, i64 min_elements, i64 max_elements) {

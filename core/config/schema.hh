@@ -12,14 +12,14 @@
 namespace weir {
 
 struct Key {
-  enum class Type { boolean, integer, string, mac, address, port, list, table };
+  enum class Type { boolean, integer, string, mac, address, prefix, range, protocol, port, list, table };
 
   std::string name;
   Type type = Type::string;
   std::string says;                  // one sentence for people
   bool required = true;              // made optional by otherwise() or optional()
   std::string default_text;          // as it would stand in the file; empty: nothing
-  i64 min = 0, max = 0;              // integer: the value; list: the number of its elements
+  i64 min = 0, max = 0;              // integer, range: the value; list: the number of its elements
   std::vector<std::string> choices;  // string: the allowed ones; empty: any
   bool of_station = false;           // mac: neither a group's nor zero
   std::vector<Key> inner;            // list: the one element type; table: its keys
@@ -27,10 +27,13 @@ struct Key {
   static Key boolean(std::string name);
   static Key integer(std::string name, i64 min, i64 max);
   static Key string(std::string name, std::vector<std::string> choices = {});
-  static Key mac(std::string name);      // "02:00:00:00:00:01"
-  static Key station(std::string name);  // the same, of one station
-  static Key address(std::string name);  // "192.0.2.1", "2001:db8::1"
-  static Key port(std::string name);     // the name of a [[port]] of this file
+  static Key mac(std::string name);                      // "02:00:00:00:00:01"
+  static Key station(std::string name);                  // the same, of one station
+  static Key address(std::string name);                  // "192.0.2.1", "2001:db8::1"
+  static Key prefix(std::string name);                   // "192.0.2.0/24", "2001:db8::/32"; an address: itself alone
+  static Key range(std::string name, i64 min, i64 max);  // "1024-65535"; an integer: itself alone
+  static Key protocol(std::string name);                 // of IP: "tcp", 6; read as its number
+  static Key port(std::string name);                     // the name of a [[port]] of this file
   static Key list(std::string name, Key element, i64 min_elements, i64 max_elements);
   static Key table(std::string name, std::vector<Key> keys);
 

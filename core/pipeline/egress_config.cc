@@ -32,6 +32,12 @@ Key of_type(const egress_key& key) {
       return Key::string(key.name, choices_of(key));
     case EGRESS_KEY_ADDRESS:
       return Key::address(key.name);
+    case EGRESS_KEY_PREFIX:
+      return Key::prefix(key.name);
+    case EGRESS_KEY_RANGE:
+      return Key::range(key.name, key.min, key.max);
+    case EGRESS_KEY_PROTOCOL:
+      return Key::protocol(key.name);
     case EGRESS_KEY_LIST:
       return Key::list(key.name, Key::table("", schema_of(key.inner)), key.min, key.max);
     default:
@@ -53,7 +59,10 @@ Schema schema_of(const egress_key* keys) {
   return schema;
 }
 
-void put(u32 value, u8* at) { std::memcpy(at, &value, sizeof value); }
+template <typename T>
+void put(const T& value, u8* at) {
+  std::memcpy(at, &value, sizeof value);
+}
 
 void fill(const egress_key* keys, const ConfigNode& node, const EgressDevice& device, u8* config);
 
@@ -79,6 +88,21 @@ void fill_key(const egress_key& key, const ConfigNode& node, const EgressDevice&
       put(address.version, config + key.number);
       break;
     }
+    case EGRESS_KEY_PREFIX: {
+      const Prefix prefix = node.prefix(key.name);
+      egress_prefix made{.address = {}, .version = prefix.address.version, .length = prefix.length};
+      std::ranges::copy(prefix.address.bytes, made.address);
+      put(made, at);
+      break;
+    }
+    case EGRESS_KEY_RANGE: {
+      const Range range = node.range(key.name);
+      put(egress_range{static_cast<u32>(range.first), static_cast<u32>(range.last)}, at);
+      break;
+    }
+    case EGRESS_KEY_U64:
+      put(static_cast<u64>(node.integer(key.name)), at);
+      break;
     case EGRESS_KEY_LIST: {
       const std::vector<ConfigNode> tables = node.tables(key.name);
       put(static_cast<u32>(tables.size()), config + key.number);

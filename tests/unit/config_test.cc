@@ -47,7 +47,8 @@ class FakeCatalog final : public Catalog {
        {Key::integer("count", 1, 100).as("how many"), Key::boolean("flag").otherwise("true"),
         Key::string("kind", {"round", "square"}).otherwise("\"round\""), Key::string("text").optional(), Key::mac("mac").optional(),
         Key::mac("own").otherwise("\"02:00:00:00:00:01\""), Key::address("address").optional(),
-        Key::address("gateway").otherwise("\"192.0.2.1\""), Key::port("to").optional(),
+        Key::address("gateway").otherwise("\"192.0.2.1\""), Key::prefix("net").optional(),
+        Key::range("range", 1, 65535).otherwise("\"5-9\""), Key::protocol("protocol").optional(), Key::port("to").optional(),
         Key::integer("timeout_us", 0, 1000000).otherwise("300"), Key::list("pairs", Key::list("", Key::port(""), 2, 2), 1, 4).optional(),
         Key::list("numbers", Key::integer("", -5, 5), 0, 3).otherwise("[1, 2]"),
         Key::list("static", Key::table("", {Key::mac("mac"), Key::port("port"), Key::integer("vid", 1, 4094).otherwise("1")}), 0, 8)
@@ -193,6 +194,9 @@ TEST(Config, a_plugin_reads_each_type_of_key) {
   EXPECT_EQ(keys.mac("mac"), (Mac{2, 0, 0, 0, 0, 0xff}));
   EXPECT_EQ(keys.address("address"), (Address{6, {0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff}}));
   EXPECT_EQ(keys.address("gateway"), (Address{4, {10, 0, 0, 255}}));
+  EXPECT_EQ(keys.prefix("net"), (Prefix{{6, {0x20, 0x01, 0x0d, 0xb8, 0x80}}, 33}));
+  EXPECT_EQ(keys.range("range"), (Range{1024, 65535}));
+  EXPECT_EQ(keys.integer("protocol"), 17);
   EXPECT_EQ(keys.string("to"), "sink");
   ASSERT_EQ(keys.list("pairs").size(), 1u);
   const auto& pair = std::get<std::vector<ConfigValue>>(keys.list("pairs")[0].value);
@@ -217,6 +221,9 @@ TEST(Config, defaults_of_a_plugin_fill_what_is_left_out) {
   EXPECT_EQ(keys.mac("own"), (Mac{2, 0, 0, 0, 0, 1}));
   EXPECT_EQ(keys.address("gateway"), (Address{4, {192, 0, 2, 1}}));
   EXPECT_FALSE(keys.has("address"));
+  EXPECT_FALSE(keys.has("net"));
+  EXPECT_EQ(keys.range("range"), (Range{5, 9}));
+  EXPECT_FALSE(keys.has("protocol"));
   EXPECT_EQ(keys.integer("timeout_us"), 300);
   EXPECT_FALSE(keys.has("text"));
   EXPECT_FALSE(keys.has("to"));
@@ -227,6 +234,27 @@ TEST(Config, defaults_of_a_plugin_fill_what_is_left_out) {
   EXPECT_EQ(keys.tables("limit").at(0).integer("burst"), 32);
   EXPECT_EQ(keys.at("flag").line, keys.at().line) << "a default stands where its table stands";
   EXPECT_EQ(keys.list("numbers")[1].at.line, 0u);
+}
+
+TEST(Config, one_value_stands_for_a_prefix_and_a_range) {
+  const auto keys_with = [](const std::string& keys) {
+    const auto config = parse_config(
+        "[[port]]\nname = \"a\"\ndriver = \"null\"\n[[pipeline]]\nname = \"p\"\n[[pipeline.stage]]\nplugin = \"everything\"\ncount = 1\n" +
+            keys,
+        "one.toml", FakeCatalog());
+    if (config) return config->pipelines[0].stages[0].keys;
+    ADD_FAILURE() << lines_of(config.error());
+    return ConfigNode();
+  };
+  EXPECT_EQ(keys_with("net = \"10.0.0.1\"").prefix("net"), (Prefix{{4, {10, 0, 0, 1}}, 32}));
+  EXPECT_EQ(keys_with("net = \"::1\"").prefix("net"), (Prefix{{6, {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}}, 128}));
+  EXPECT_EQ(keys_with("net = \"0.0.0.0/0\"").prefix("net"), (Prefix{{4, {}}, 0}));
+  EXPECT_EQ(keys_with("net = \"10.0.0.254/31\"").prefix("net"), (Prefix{{4, {10, 0, 0, 254}}, 31}));
+  EXPECT_EQ(keys_with("range = 7").range("range"), (Range{7, 7}));
+  EXPECT_EQ(keys_with("range = \"7-7\"").range("range"), (Range{7, 7}));
+  EXPECT_EQ(keys_with("protocol = 255").integer("protocol"), 255);
+  EXPECT_NE(keys_with("net = \"10.0.0.0/8\"").text(), keys_with("net = \"10.0.0.0/9\"").text());
+  EXPECT_NE(keys_with("range = \"7-8\"").text(), keys_with("range = \"7-9\"").text());
 }
 
 TEST(Config, every_valid_file_is_valid) {

@@ -128,10 +128,14 @@ TEST(Registry, makes_schema_keys_of_each_type_of_egress_key) {
       {.name = "mtu", .type = EGRESS_KEY_MTU, .says = ""},
       {.name = "map", .type = EGRESS_KEY_LIST, .says = "", .min = 1, .max = 3, .inner = inner},
       {.name = "remote", .type = EGRESS_KEY_ADDRESS, .says = "", .required = 1},
+      {.name = "rate_bps", .type = EGRESS_KEY_U64, .says = "", .min = 1, .max = 1ll << 40},
+      {.name = "net", .type = EGRESS_KEY_PREFIX, .says = ""},
+      {.name = "port", .type = EGRESS_KEY_RANGE, .says = "", .max = 0xffff},
+      {.name = "protocol", .type = EGRESS_KEY_PROTOCOL, .says = ""},
       {.type = EGRESS_KEY_END},
   };
   const Schema schema = egress_schema({.keys = keys});
-  ASSERT_EQ(schema.size(), 4u);
+  ASSERT_EQ(schema.size(), 8u);
   EXPECT_THAT(schema[0].choices, ElementsAre("round", "square"));
   EXPECT_EQ(schema[0].default_text, "\"square\"");
   EXPECT_FALSE(schema[1].required);
@@ -141,6 +145,38 @@ TEST(Registry, makes_schema_keys_of_each_type_of_egress_key) {
   EXPECT_EQ(schema[2].inner[0].inner.at(0).name, "from");
   EXPECT_EQ(schema[3].type, Key::Type::address);
   EXPECT_TRUE(schema[3].required);
+  EXPECT_EQ(schema[4].type, Key::Type::integer);
+  EXPECT_EQ(schema[4].max, 1ll << 40);
+  EXPECT_EQ(schema[5].type, Key::Type::prefix);
+  EXPECT_EQ(schema[6].type, Key::Type::range);
+  EXPECT_EQ(schema[6].max, 0xffff);
+  EXPECT_EQ(schema[7].type, Key::Type::protocol);
+}
+
+TEST(Registry, fills_a_struct_by_each_type_of_egress_key) {
+  struct Filled {
+    u64 rate;
+    egress_prefix net;
+    egress_range port;
+    u32 protocol;
+    u8 has_net, has_port;
+  };
+  const egress_key keys[] = {
+      {.name = "rate_bps", .type = EGRESS_KEY_U64, .says = "", .offset = offsetof(Filled, rate)},
+      {.name = "net", .type = EGRESS_KEY_PREFIX, .says = "", .offset = offsetof(Filled, net), .present = offsetof(Filled, has_net)},
+      {.name = "port", .type = EGRESS_KEY_RANGE, .says = "", .offset = offsetof(Filled, port), .present = offsetof(Filled, has_port)},
+      {.name = "protocol", .type = EGRESS_KEY_PROTOCOL, .says = "", .offset = offsetof(Filled, protocol)},
+      {.type = EGRESS_KEY_END},
+  };
+  const ConfigNode node("x", {1, 1},
+                        {{"rate_bps", {{}, i64{400'000'000'000}}}, {"net", {{}, Prefix{{4, {10, 1}}, 16}}}, {"protocol", {{}, i64{58}}}});
+  Filled filled{};
+  fill_egress_config({.keys = keys, .config_size = sizeof filled}, node, {}, reinterpret_cast<u8*>(&filled));
+  EXPECT_EQ(filled.rate, 400'000'000'000u);
+  EXPECT_EQ(std::pair(filled.net.version, filled.net.length), std::pair(4u, 16u));
+  EXPECT_THAT(filled.net.address, ElementsAre(10, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0));
+  EXPECT_EQ(filled.protocol, 58u);
+  EXPECT_EQ(std::pair(filled.has_net, filled.has_port), std::pair(u8{1}, u8{0}));
 }
 
 TEST(Registry, looks_into_every_folder_for_modules_and_at_nothing_else) {
