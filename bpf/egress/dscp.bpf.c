@@ -44,40 +44,21 @@ struct dscp_state {
 	__u64 count[DSCP_OTHER + 1];
 };
 
-/* The first 16 bits of either header: version 4 bits, then in IPv4 header length 4, DSCP 6, ECN 2; in IPv6 DSCP 6, ECN 2, flow label 4. */
-static inline __attribute__((always_inline)) __u16 dscp_change(const struct dscp_config *config, __u16 word, int shift)
-{
-	__u16 value = word >> shift & (DSCP_VALUES - 1);
-
-	return (word & ~((DSCP_VALUES - 1) << shift)) | (config->to[value] & (DSCP_VALUES - 1)) << shift;
-}
-
 EGRESS(dscp, "set or map DSCP", struct dscp_config, struct dscp_state)
 {
 	struct headers_l3 l3 = headers_l3(frame);
-	__be16 *first, before;
-	headers_ipv4 *ip;
+	struct headers_dscp at = headers_dscp(frame, l3);
+	__u32 before, after;
 
-	if (!l3.at)
+	if (!l3.at || (!at.word && headers_is_ip(l3)))
 		return egress_drop(DSCP_TRUNCATED);
-	if (l3.type == NET16(ETH_P_IP)) {
-		ip = egress_header(frame, l3.at, sizeof(*ip));
-		if (!ip)
-			return egress_drop(DSCP_TRUNCATED);
-		first = (__be16 *)ip;
-		before = *first;
-		*first = NET16(dscp_change(config, NET16(before), 2));
-		ip->check = headers_checksum(ip->check, before, *first);
-	} else if (l3.type == NET16(ETH_P_IPV6)) {
-		first = egress_header(frame, l3.at, sizeof(headers_ipv6));
-		if (!first)
-			return egress_drop(DSCP_TRUNCATED);
-		before = *first;
-		*first = NET16(dscp_change(config, NET16(before), 6));
-	} else {
+	if (!at.word) {
 		st->count[DSCP_OTHER]++;
 		return EGRESS_TRANSMIT;
 	}
-	st->count[*first == before ? DSCP_UNCHANGED : DSCP_CHANGED]++;
+	before = headers_get_dscp(at);
+	after = config->to[before] & (DSCP_VALUES - 1);
+	headers_set_dscp(at, after);
+	st->count[after == before ? DSCP_UNCHANGED : DSCP_CHANGED]++;
 	return EGRESS_TRANSMIT;
 }

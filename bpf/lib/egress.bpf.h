@@ -56,7 +56,14 @@ static __always_inline void *egress_header(struct egress_frame *frame, __u32 off
 static __always_inline __u32 egress_length(struct egress_frame *frame) { return frame->ctx->data_end - frame->ctx->data; }
 
 /* Nanoseconds of CLOCK_MONOTONIC. Some 40 of them go by meanwhile: for programs that cannot do without. */
-static __always_inline __u64 egress_now(void) { return bpf_ktime_get_ns(); }
+static __always_inline __u64 egress_now(struct egress_frame *frame)
+{
+	(void)frame;
+	return bpf_ktime_get_ns();
+}
+
+/* A word of EGRESS_SHARED as it is at this moment. */
+static __always_inline __u64 egress_load(const __u64 *word) { return *(const volatile __u64 *)word; }
 
 /* Move the frame's start, by a constant: `bytes` more in front, of any content, or so many fewer. Whether that could be done; pointers into
  * the frame are void behind it. */
@@ -165,6 +172,7 @@ struct egress_frame {
 	__u32 length;
 	__u32 headroom;	/* bytes in front of data that are the frame's */
 	void *shared;	/* see EGRESS_SHARED */
+	__u64 now;	/* for tests: what egress_now() says; 0: the clock's time */
 };
 
 static inline void *egress_header(struct egress_frame *frame, __u32 offset, __u32 size)
@@ -174,10 +182,14 @@ static inline void *egress_header(struct egress_frame *frame, __u32 offset, __u3
 
 static inline __u32 egress_length(struct egress_frame *frame) { return frame->length; }
 
-static inline __u64 egress_now(void)
+static inline __u64 egress_load(const __u64 *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
+
+static inline __u64 egress_now(struct egress_frame *frame)
 {
 	struct timespec now;
 
+	if (frame->now)
+		return frame->now;
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return now.tv_sec * 1000000000ull + now.tv_nsec;
 }

@@ -64,3 +64,51 @@ static inline __attribute__((always_inline)) __u16 headers_checksum(__u16 checks
 	sum = (sum & 0xffff) + (sum >> 16);
 	return (__u16)~sum;
 }
+
+static inline __attribute__((always_inline)) int headers_is_ip(struct headers_l3 l3)
+{
+	return l3.type == NET16(ETH_P_IP) || l3.type == NET16(ETH_P_IPV6);
+}
+
+#define HEADERS_DSCP_VALUES 64
+
+/* Where an IP header has its DSCP (RFC 2474). */
+struct headers_dscp {
+	__be16 *word;	/* version 4 bits, then in IPv4 header length 4, DSCP 6, ECN 2; in IPv6 DSCP 6, ECN 2, flow label 4. Null: not IP, or cut */
+	__be16 *check;	/* null: IPv6 has none */
+	__u32 shift;
+};
+
+static inline __attribute__((always_inline)) struct headers_dscp headers_dscp(struct egress_frame *frame, struct headers_l3 l3)
+{
+	struct headers_dscp at = { 0 };
+	headers_ipv4 *ip;
+
+	if (l3.at && l3.type == NET16(ETH_P_IP)) {
+		ip = egress_header(frame, l3.at, sizeof(*ip));
+		if (!ip)
+			return at;
+		at.word = (__be16 *)ip;
+		at.check = &ip->check;
+		at.shift = 2;
+	} else if (l3.at && l3.type == NET16(ETH_P_IPV6)) {
+		at.word = egress_header(frame, l3.at, sizeof(headers_ipv6));
+		at.shift = 6;
+	}
+	return at;
+}
+
+static inline __attribute__((always_inline)) __u32 headers_get_dscp(struct headers_dscp at)
+{
+	return NET16(*at.word) >> at.shift & (HEADERS_DSCP_VALUES - 1);
+}
+
+/* Keeps ECN, and mends the checksum. */
+static inline __attribute__((always_inline)) void headers_set_dscp(struct headers_dscp at, __u32 value)
+{
+	__be16 before = *at.word;
+
+	*at.word = NET16((NET16(before) & ~((HEADERS_DSCP_VALUES - 1) << at.shift)) | (value & (HEADERS_DSCP_VALUES - 1)) << at.shift);
+	if (at.check)
+		*at.check = headers_checksum(*at.check, before, *at.word);
+}

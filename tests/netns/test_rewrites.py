@@ -26,6 +26,10 @@ CHAINS = {
     "ipip": '[{ program = "encap_ipip", local = "192.0.2.1", remote = "198.51.100.1" }]',
     "vxlan": '[{ program = "encap_vxlan", vni = 5, local = "192.0.2.1", remote = "198.51.100.1", src = "02:00:00:00:00:66",'
              ' dst = "02:00:00:00:00:77" }]',
+    "filter": '[{ program = "filter", rules = [{ action = "drop", protocol = "icmp" }, { action = "permit", dport = "2-7", dst = "10.0.0.0/8" },'
+              ' { action = "drop", src = "fd00::/64", protocol = "tcp", sport = 1 }] }]',
+    "police": '[{ program = "police", cir_bps = 1, burst_bytes = 50_000, excess_bytes = 50_000, yellow = "remark", yellow_dscp = 12, red = "remark",'
+              ' red_dscp = 14 }]',
     "router": '["ttl", { program = "dscp", set = 10 }, { program = "mac_rewrite", src = "02:00:00:00:00:66" }, { program = "vlan_push", vid = 100 }]',
     "eight": '["count", "vlan_pop", "ttl", { program = "vlan_push", vid = 1 }, { program = "vlan_rewrite", vid = 2, pcp = 7 },'
              ' { program = "mac_rewrite", src = "02:00:00:00:00:66" }, { program = "dscp", set = 1 }, "count"]',

@@ -4,14 +4,17 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <set>
+#include <thread>
 
 #include "bpf/abi/egress.h"
 #include "bpf/abi/encap_ipip.h"
 #include "bpf/abi/encap_vxlan.h"
 #include "bpf/abi/link.h"
+#include "bpf/abi/police.h"
 #include "bpf/abi/vlan_push.h"
 #include "core/config/config.hh"
 #include "core/kernel/object.hh"
@@ -106,15 +109,19 @@ class HostBuild final : public Build {
   Answer run(const Packet& bytes, u32 room) {
     Packet memory(headroom + bytes.size());  // a frame lies on an even address
     std::ranges::copy(bytes, memory.begin() + headroom);
-    egress_frame frame{memory.data() + headroom, static_cast<u32>(bytes.size()), room, shared_.data()};
+    egress_frame frame{memory.data() + headroom, static_cast<u32>(bytes.size()), room, shared_.data(), now_};
     const u32 verdict = program_.run(&frame, config_.data(), state_.data());
     return {verdict, Packet(frame.data, frame.data + frame.length)};
   }
   [[nodiscard]] std::vector<u64> state() const override { return state_; }
+  void set_clock(u64 now) noexcept { now_ = now; }
+  // As a change of a program's keys finds its state.
+  void configure(const Configured& of) { config_ = of.config; }
 
  private:
-  const std::vector<u8> config_;
+  std::vector<u8> config_;
   std::vector<u64> state_, shared_;
+  u64 now_ = 0;  // the clock's own
 };
 
 // The program NAME_test over maps as the instance makes them: rows for the CPUs, and one for a worker behind them.
@@ -151,7 +158,7 @@ class KernelBuild final : public Build {
     Frame frame{.data = pool->base() + headroom, .length = static_cast<u32>(bytes.size())};
     EgressChain chain;
     chain.append(
-        {&program_, config_memory_.data(), state_memory_.data() + EGRESS_FIRST_ROW * state_.stride(), state_.stride(), nullptr, 0});
+        {&program_, config_memory_.data(), state_memory_.data() + EGRESS_FIRST_ROW * state_.stride(), state_.stride(), shared(), 0});
     EXPECT_EQ(chain.run(&frame, 1, account_, possible_cpus(), cache), 1u);
     return {frame.data, frame.data + frame.length};
   }
@@ -176,9 +183,16 @@ class KernelBuild final : public Build {
       std::ranges::copy(config, config_memory_.data());
       TRY_VOID(object_.use(".data.config", config_.fd()));
     }
+    if (program_.shared_size != nullptr) {
+      const MapShape shape = TRY(object_.shape(".data.shared"));
+      shared_ = TRY(BpfMap::create("shared", shape));
+      shared_memory_ = TRY(shared_.map_memory());
+      TRY_VOID(object_.use(".data.shared", shared_.fd()));
+    }
     TRY_VOID(object_.constants(".rodata.weir", egress_link{.unused = {}, .block = 0, .next = WEIR_NO_NEXT}));
     return object_.load(program_.name + std::string("_test"));
   }
+  u8* shared() { return program_.shared_size != nullptr ? shared_memory_.data() + WEIR_FRAME_NOTES : nullptr; }
   static u32 verdict_of(const account& before, const account& after, u32 action) {
     if (action == XDP_PASS) return after.verdict[WEIR_NEXT] == before.verdict[WEIR_NEXT] + 1 ? EGRESS_TRANSMIT : ~0u;
     for (u32 reason = WEIR_DROP_OWN; reason < WEIR_DROPS; ++reason)
@@ -187,8 +201,8 @@ class KernelBuild final : public Build {
   }
 
   BpfObject object_;
-  BpfMap accounts_, state_, config_;
-  Mapping state_memory_, config_memory_;
+  BpfMap accounts_, state_, config_, shared_;
+  Mapping state_memory_, config_memory_, shared_memory_;
   Accounts account_{Mapping(), 0, 0, 0};
 };
 
@@ -228,6 +242,13 @@ Case drops(const char* claim, const char* program, const std::string& keys, cons
   return {claim, program, keys, in, EGRESS_DROP(number), in};
 }
 
+// The same with what the program counts beside.
+Case drops(const char* claim, const char* program, const std::string& keys, const Packet& in, std::string_view reason, Counters counters) {
+  Case made = drops(claim, program, keys, in, reason);
+  made.counters = std::move(counters);
+  return made;
+}
+
 FrameBuilder ethernet(u32 source, u32 destination) { return FrameBuilder().ethernet(station(source), station(destination)); }
 FrameBuilder v4() { return ethernet(1, 2).ipv4("10.0.0.1", "10.0.0.2"); }
 FrameBuilder v6() { return ethernet(1, 2).ipv6("fd00::1", "fd00::2"); }
@@ -265,6 +286,54 @@ Packet vxlan(FrameBuilder outer, u32 vni, const Packet& frame, u16 port = 4789) 
 }
 std::string vxlan_keys(const std::string& ends) { return fmt::format("vni = 0x123456, {}, {}", ends, addresses(8, 9)); }
 const std::string vxlan_v4 = vxlan_keys(over_ipv4), vxlan_v6 = vxlan_keys(over_ipv6);
+
+Case permits(const char* claim, const std::string& keys, const Packet& frame, const std::string& by = "permitted") {
+  return becomes(claim, "filter", keys, frame, frame, {{by, 1}});
+}
+Case denies(const char* claim, const std::string& keys, const Packet& frame, const std::string& by = "denied") {
+  return drops(claim, "filter", keys, frame, "denied", {{by, 1}});
+}
+Case cannot_read(const char* claim, const std::string& keys, const Packet& frame) {
+  return drops(claim, "filter", keys, frame, "unreadable");
+}
+
+// Rules, without what is around them.
+std::string rules(const std::string& each, const char* otherwise = "permit") {
+  return fmt::format("otherwise = \"{}\", rules = [{}]", otherwise, each);
+}
+const std::string no_ssh = rules(R"({ action = "drop", protocol = "tcp", dport = 22 })");
+const std::string dns_alone = rules(R"({ action = "permit", dport = 53 }, { action = "permit", sport = 53 })", "drop");
+const std::string net4 = rules(R"({ action = "drop", src = "10.0.0.0/25", dst = "10.0.0.2" })");
+const std::string net6 = rules(R"({ action = "drop", src = "fd00::/127", dst = "fd00::/16" })");
+const std::string tcp4 = rules(R"({ action = "permit", protocol = "tcp", dst = "0.0.0.0/0" })", "drop");
+const std::string no_icmp = rules(R"({ action = "drop", protocol = "icmp" }, { action = "drop", protocol = 58 })");
+const std::string ranges = rules(R"({ action = "permit", sport = "1024-65535", dport = "80-443" })", "drop");
+
+// An extension header of IPv6, 8 bytes and `more` times 8, in front of the header `next`.
+Packet extension(u8 next, u8 more = 0) {
+  Packet header(8 + 8 * more);
+  header[0] = next, header[1] = more;
+  return header;
+}
+Packet fragment6(u8 next, u16 offset, bool more = true) {
+  const auto word = static_cast<u16>(offset / 8 << 3 | (more ? 1 : 0));
+  return {next, 0, static_cast<u8>(word >> 8), static_cast<u8>(word), 0, 0, 0, 1};
+}
+// The first eight bytes of TCP, UDP and others.
+Packet ports(u16 source, u16 destination) {
+  return {
+      static_cast<u8>(source >> 8), static_cast<u8>(source), static_cast<u8>(destination >> 8), static_cast<u8>(destination), 0, 8, 0, 0};
+}
+Packet v6_with(u8 first, std::initializer_list<Packet> headers) {
+  FrameBuilder frame = v6().protocol(first);
+  for (const Packet& each : headers) frame.payload(each);
+  return frame.build();
+}
+
+// As a rate, nothing comes within a test.
+const std::string two_colours = "cir_bps = 1, burst_bytes = 60";
+const std::string one_rate = "cir_bps = 1, burst_bytes = 59, excess_bytes = 60";
+const std::string two_rates = "cir_bps = 1, burst_bytes = 60, pir_bps = 2, peak_burst_bytes = 61";
 
 const std::vector<Case> cases = {
     counts("counts_tcp_over_ipv4", v4().tcp(1, 2).pad(60), {{"ipv4", 1}, {"tcp", 1}}),
@@ -463,6 +532,102 @@ const std::vector<Case> cases = {
     drops("counts_the_tag_of_what_it_carries_against_the_mtu", "encap_vxlan", vxlan_v4, tagged(7).pad(1465), "too_long"),
     drops("carries_nothing_beyond_its_own_mtu", "encap_vxlan", vxlan_v4 + ", mtu = 100", sized(v4(), 65), "too_long"),
     drops("carries_nothing_of_less_than_ethernet", "encap_vxlan", vxlan_v4, Packet(13, 5), "truncated"),
+
+    permits("permits_where_there_are_no_rules", "", udp(v4()), "otherwise"),
+    denies("denies_what_no_rule_matches", rules("", "drop"), udp(v4()), "otherwise"),
+    permits("permits_arp_by_a_rule_that_asks_for_nothing", rules(R"({ action = "permit" })", "drop"),
+            FrameBuilder().ethernet(station(1), broadcast, ETH_P_ARP).pad(60)),
+    permits("matches_no_arp_by_a_protocol", rules(R"({ action = "drop", protocol = 0 })"),
+            FrameBuilder().ethernet(station(1), broadcast, ETH_P_ARP).pad(60), "otherwise"),
+    permits("matches_no_arp_by_a_network_of_all", rules(R"({ action = "drop", src = "0.0.0.0/0" }, { action = "drop", src = "::/0" })"),
+            FrameBuilder().ethernet(station(1), broadcast, ETH_P_ARP).pad(60), "otherwise"),
+    permits("matches_no_arp_by_ports", rules(R"({ action = "drop", dport = "0-65535" })"),
+            FrameBuilder().ethernet(station(1), broadcast, ETH_P_ARP).pad(60), "otherwise"),
+    permits("takes_the_first_rule_that_matches", rules(R"({ action = "permit", protocol = "udp" }, { action = "drop" })"), udp(v4())),
+    denies("takes_the_next_rule_where_the_first_does_not_match", rules(R"({ action = "permit", protocol = "udp" }, { action = "drop" })"),
+           v4().tcp(1, 2).build()),
+    denies("denies_a_port_of_ipv4", no_ssh, v4().tcp(1, 22).build()),
+    denies("denies_a_port_of_ipv6", no_ssh, v6().tcp(1, 22).build()),
+    denies("denies_behind_two_tags", no_ssh, tagged(9, 1, ETH_P_8021AD).vlan(7).ipv4("10.0.0.1", "10.0.0.2").tcp(1, 22).build()),
+    permits("permits_another_port", no_ssh, v4().tcp(22, 23).build(), "otherwise"),
+    permits("permits_the_port_of_another_protocol", no_ssh, v4().udp(1, 22).build(), "otherwise"),
+    permits("permits_by_port_alone_udp", dns_alone, v4().udp(1000, 53).build()),
+    permits("permits_by_port_alone_tcp", dns_alone, v6().tcp(53, 1000).build()),
+    permits("permits_by_port_alone_sctp", dns_alone, v4().protocol(132).payload(ports(1, 53)).build()),
+    denies("finds_no_ports_in_another_protocol", dns_alone, v4().protocol(47).payload(ports(1, 53)).build(), "otherwise"),
+    denies("matches_a_prefix_of_ipv4", net4, udp(v4())),
+    denies("matches_the_last_address_of_a_prefix", net4, ethernet(1, 2).ipv4("10.0.0.127", "10.0.0.2").build()),
+    permits("matches_no_address_behind_a_prefix", net4, ethernet(1, 2).ipv4("10.0.0.128", "10.0.0.2").build(), "otherwise"),
+    permits("matches_no_address_beside_a_host", net4, ethernet(1, 2).ipv4("10.0.0.1", "10.0.0.3").build(), "otherwise"),
+    denies("matches_a_prefix_of_ipv6", net6, udp(v6())),
+    permits("matches_no_address_behind_a_prefix_of_ipv6", net6, ethernet(1, 2).ipv6("fd00::2", "fd00::1").build(), "otherwise"),
+    permits("matches_no_address_before_a_prefix_of_ipv6", net6, ethernet(1, 2).ipv6("fd00::1", "fc00::1").build(), "otherwise"),
+    permits("matches_all_of_ipv4", tcp4, v4().tcp(1, 2).build()),
+    denies("matches_none_of_ipv6_by_all_of_ipv4", tcp4, v6().tcp(1, 2).build(), "otherwise"),
+    denies("knows_icmp_by_name", no_icmp, v4().icmp(8, 0).build()),
+    denies("knows_icmpv6_by_number", no_icmp, v6().icmp(135, 0).build()),
+    permits("permits_the_ends_of_ranges", ranges, v4().tcp(1024, 443).build()),
+    permits("permits_the_other_ends_of_ranges", ranges, v4().udp(65535, 80).build()),
+    denies("denies_below_a_range", ranges, v4().tcp(1023, 443).build(), "otherwise"),
+    denies("denies_above_a_range", ranges, v4().tcp(1024, 444).build(), "otherwise"),
+    denies("finds_ports_behind_options_of_ipv4", no_ssh,
+           with(v4().protocol(6).payload(Packet(8, 1)).payload(ports(1, 22)).build(), 14, 0x47)),
+    denies("finds_ports_in_a_first_fragment", no_ssh, with(v4().tcp(1, 22).build(), 14 + 6, 0x20)),
+    permits("finds_no_ports_in_a_later_fragment", no_ssh, with(v4().tcp(1, 22).build(), 14 + 7, 185), "otherwise"),
+    denies("permits_no_later_fragment_by_ports", ranges, with(v4().tcp(1024, 443).build(), 14 + 7, 1), "otherwise"),
+    permits("permits_a_later_fragment_by_protocol", tcp4, with(v4().tcp(1024, 443).build(), 14 + 6, 0x1f)),
+    denies("finds_ports_behind_extension_headers", no_ssh,
+           v6_with(0, {extension(43), extension(60, 2), extension(44, 1), fragment6(6, 0), ports(1, 22)})),
+    permits("finds_no_ports_in_a_later_fragment_of_ipv6", no_ssh, v6_with(44, {fragment6(6, 8), ports(1, 22)}), "otherwise"),
+    permits("permits_a_later_fragment_of_ipv6_by_protocol", rules(R"({ action = "permit", protocol = "tcp" })", "drop"),
+            v6_with(60, {extension(44), fragment6(6, 1232, false), ports(1, 22)})),
+    permits("does_not_walk_on_in_a_later_fragment", no_ssh, v6_with(44, {fragment6(60, 8), extension(6), ports(1, 22)}), "otherwise"),
+    permits("does_not_look_behind_an_authentication_header", no_ssh, v6_with(51, {extension(6), ports(1, 22)}), "otherwise"),
+    cannot_read("does_not_judge_what_has_too_many_extension_headers", no_ssh,
+                v6_with(60, {extension(60), extension(60), extension(60), extension(60), extension(6), ports(1, 22)})),
+    cannot_read("does_not_judge_the_protocol_of_a_header_that_is_cut", no_icmp, v6_with(60, {Packet{6, 0, 1, 2, 3, 4, 5}})),
+    cannot_read("does_not_judge_what_ends_behind_an_extension_header", no_ssh, v6_with(60, {extension(6, 200)})),
+    cannot_read("does_not_judge_ports_that_are_cut", no_ssh, cut(v4().tcp(1, 22).build(), 34 + 3)),
+    permits("judges_a_protocol_whose_ports_are_cut", no_icmp, cut(v4().tcp(1, 22).build(), 34 + 3), "otherwise"),
+    permits("judges_by_another_protocol_what_has_its_ports_cut", no_ssh, cut(v4().udp(1, 22).build(), 34 + 3), "otherwise"),
+    permits("judges_by_addresses_what_has_too_many_extension_headers",
+            rules(R"({ action = "permit", src = "fd00::1" }, { action = "drop" })"),
+            v6_with(60, {extension(60), extension(60), extension(60), extension(60), extension(6), ports(1, 22)})),
+    drops("judges_no_ipv4_header_that_is_cut", "filter", "", cut(udp(v4()), 14 + 19), "truncated"),
+    drops("judges_no_ipv4_header_that_is_too_short", "filter", "", with(udp(v4()), 14, 0x44), "truncated"),
+    drops("judges_no_ipv6_header_that_is_cut", "filter", "", cut(udp(v6()), 14 + 39), "truncated"),
+    drops("judges_nothing_behind_a_tag_that_is_cut", "filter", "", cut(tagged(7).build(), 17), "truncated"),
+    drops("judges_nothing_of_less_than_ethernet", "filter", "", Packet(13, 5), "truncated"),
+
+    becomes("transmits_green", "police", two_colours, v4().pad(60), v4().pad(60), {{"green", 1}, {"green_bytes", 60}}),
+    drops("drops_red", "police", two_colours, v4().pad(61), "violated", {{"red", 1}, {"red_bytes", 61}}),
+    becomes("transmits_red_that_is_to_go", "police", two_colours + ", red = \"transmit\"", v4().pad(61), v4().pad(61),
+            {{"red", 1}, {"red_bytes", 61}}),
+    becomes("transmits_green_of_two_colours_by_frames", "police", "cir_fps = 1, burst_frames = 1", v4().pad(1514), v4().pad(1514),
+            {{"green", 1}, {"green_bytes", 1514}}),
+    becomes("marks_red_of_ipv4", "police", two_colours + ", red = \"remark\", red_dscp = 63", v4().traffic_class(3).pad(61),
+            v4().traffic_class(0xff).pad(61), {{"red", 1}, {"red_bytes", 61}}),
+    becomes("marks_red_of_ipv6_behind_a_tag", "police", two_colours + ", red = \"remark\", red_dscp = 8",
+            udp(tagged(7).ipv6("fd00::1", "fd00::2").traffic_class(46 << 2 | 1)),
+            udp(tagged(7).ipv6("fd00::1", "fd00::2").traffic_class(8 << 2 | 1)), {{"red", 1}, {"red_bytes", 71}}),
+    becomes("marks_nothing_that_is_not_ip", "police", two_colours + ", red = \"remark\", red_dscp = 8", ethernet(1, 2).pad(61),
+            ethernet(1, 2).pad(61), {{"red", 1}, {"red_bytes", 61}, {"unmarked", 1}}),
+    drops("marks_no_header_that_is_cut", "police", "cir_bps = 1, burst_bytes = 32, red = \"remark\", red_dscp = 8", cut(udp(v4()), 14 + 19),
+          "truncated", {{"red", 1}, {"red_bytes", 33}}),
+    drops("marks_no_tag_that_is_cut", "police", "cir_bps = 1, burst_bytes = 16, red = \"remark\", red_dscp = 8", cut(tagged(7).build(), 17),
+          "truncated", {{"red", 1}, {"red_bytes", 17}}),
+    becomes("transmits_less_than_ethernet", "police", two_colours, Packet(13, 5), Packet(13, 5), {{"green", 1}, {"green_bytes", 13}}),
+    becomes("transmits_green_of_one_rate", "police", one_rate, v4().pad(59), v4().pad(59), {{"green", 1}, {"green_bytes", 59}}),
+    becomes("transmits_yellow_of_one_rate", "police", one_rate, v4().pad(60), v4().pad(60), {{"yellow", 1}, {"yellow_bytes", 60}}),
+    drops("drops_red_of_one_rate", "police", one_rate, v4().pad(61), "violated", {{"red", 1}, {"red_bytes", 61}}),
+    drops("drops_yellow_that_is_to_be", "police", one_rate + ", yellow = \"drop\"", v4().pad(60), "exceeded",
+          {{"yellow", 1}, {"yellow_bytes", 60}}),
+    becomes("transmits_green_of_two_rates", "police", two_rates, v4().pad(60), v4().pad(60), {{"green", 1}, {"green_bytes", 60}}),
+    becomes("marks_yellow_of_two_rates", "police", two_rates + ", yellow = \"remark\", yellow_dscp = 12, red = \"remark\", red_dscp = 14",
+            v4().pad(61), v4().traffic_class(12 << 2).pad(61), {{"yellow", 1}, {"yellow_bytes", 61}}),
+    becomes("marks_red_of_two_rates", "police", two_rates + ", yellow = \"remark\", yellow_dscp = 12, red = \"remark\", red_dscp = 14",
+            v4().pad(62), v4().traffic_class(14 << 2).pad(62), {{"red", 1}, {"red_bytes", 62}}),
+    drops("drops_red_of_two_rates", "police", two_rates, v4().pad(62), "violated", {{"red", 1}, {"red_bytes", 62}}),
 };
 
 std::string claim_of(const testing::TestParamInfo<Case>& info) { return info.param.claim; }
@@ -549,6 +714,20 @@ TEST(EgressHost, keys_that_do_not_fit_together_are_refused) {
       {"{ program = \"dscp\" }", "neither set nor map"},
       {"{ program = \"dscp\", map = [{ from = 1, to = 2 }, { from = 1, to = 3 }] }", "two entries of one from"},
       {"{ program = \"vlan_rewrite\" }", "none of vid, pcp and tpid"},
+      {R"({ program = "filter", rules = [{ action = "drop", src = "10.0.0.1", dst = "::1" }] })", "not both IPv4 or both IPv6"},
+      {R"({ program = "filter", rules = [{ action = "drop", protocol = "icmp", dport = 1 }] })", "ports of a protocol that has none"},
+      {R"({ program = "police" })", "neither cir_bps nor cir_fps"},
+      {R"({ program = "police", cir_bps = 1 })", "cir_bps is given without burst_bytes"},
+      {R"({ program = "police", cir_fps = 1 })", "cir_fps is given without burst_frames"},
+      {R"({ program = "police", cir_fps = 1, burst_bytes = 1 })", "in bits and bytes stand beside keys in frames"},
+      {R"({ program = "police", cir_bps = 2, burst_bytes = 1, pir_bps = 3 })", "only one is given"},
+      {R"({ program = "police", cir_bps = 2, burst_bytes = 1, pir_bps = 3, peak_burst_bytes = 1, excess_bytes = 1 })",
+       "an excess burst and a peak rate"},
+      {R"({ program = "police", cir_bps = 2, burst_bytes = 1, pir_bps = 1, peak_burst_bytes = 1 })", "below the committed rate"},
+      {R"({ program = "police", cir_bps = 2, burst_bytes = 1, yellow = "transmit" })", "yellow has no frames"},
+      {R"({ program = "police", cir_bps = 2, burst_bytes = 1, red = "remark" })", "red_dscp go together"},
+      {R"({ program = "police", cir_bps = 2, burst_bytes = 1, red_dscp = 1 })", "red_dscp go together"},
+      {R"({ program = "police", cir_bps = 2, burst_bytes = 1, excess_bytes = 1, yellow = "remark" })", "yellow_dscp go together"},
       {"{ program = \"encap_ipip\", local = \"192.0.2.1\", remote = \"2001:db8::1\" }", "not both IPv4 or both IPv6"},
   };
   for (const auto& [chain, why] : refused) {
@@ -612,6 +791,178 @@ TEST(EgressHost, flows_in_vxlan_have_many_source_ports) {
     by_station.insert(port(ethernet(i, 2).pad(60)));
   }
   for (const auto& ports : {by_port, by_address, by_address6, by_station}) EXPECT_GT(ports.size(), 240u);
+}
+
+TEST(EgressHost, takes_as_many_rules_as_it_says) {
+  std::string sixty_three;
+  for (int i = 0; i < 63; ++i) sixty_three += fmt::format("{{ action = \"drop\", dst = \"10.0.1.{}\" }}, ", i);
+  const std::string keys = rules(sixty_three + R"({ action = "drop", dst = "10.0.0.2" })");
+  HostBuild host(Configured("filter", keys));
+  EXPECT_EQ(host.run(udp(v4())).verdict, EGRESS_DROP(0));
+  const auto refused =
+      parse_config(file_with("filter", rules(sixty_three + R"({ action = "drop" }, { action = "drop" })")), "f", registry());
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error()[0].what, "has 65 elements, must have from 0 to 64");
+  if (const std::string why = no_kernel(); !why.empty()) GTEST_SKIP() << why;
+  auto kernel = KernelBuild::load(Configured("filter", keys));
+  ASSERT_TRUE(kernel) << kernel.error().what;
+  EXPECT_EQ((*kernel)->run(udp(v4())).verdict, EGRESS_DROP(0));
+}
+
+// The meters of RFC 2697 and RFC 2698, colour-blind, as these write them: whole tokens in buckets.
+class Meter {
+ public:
+  enum Colour { green, yellow, red };
+  // In tokens; rates by `per` nanoseconds. No peak rate: one rate.
+  Meter(u64 per, u64 rate, u64 burst, u64 excess, u64 peak_rate, u64 peak_burst)
+      : per_(per), rate_(rate), peak_rate_(peak_rate), burst_(burst), excess_(excess), peak_burst_(peak_burst) {}
+  Colour colour(u64 now, u64 tokens) {
+    const u64 more = come(now, rate_), stays = std::min(more, burst_ - in_burst_);
+    in_burst_ += stays;
+    in_excess_ += std::min(more - stays, excess_ - in_excess_);
+    in_peak_ += std::min(come(now, peak_rate_), peak_burst_ - in_peak_);
+    now_ = now;
+    return peak_rate_ != 0 ? of_two_rates(tokens) : of_one_rate(tokens);
+  }
+
+ private:
+  [[nodiscard]] u64 come(u64 now, u64 rate) const {
+    using u128 = unsigned __int128;
+    return static_cast<u64>(u128{now} * rate / per_ - u128{now_} * rate / per_);
+  }
+  Colour of_one_rate(u64 tokens) {
+    if (in_burst_ >= tokens) return in_burst_ -= tokens, green;
+    if (in_excess_ >= tokens) return in_excess_ -= tokens, yellow;
+    return red;
+  }
+  Colour of_two_rates(u64 tokens) {
+    if (in_peak_ < tokens) return red;
+    in_peak_ -= tokens;
+    if (in_burst_ < tokens) return yellow;
+    return in_burst_ -= tokens, green;
+  }
+  u64 per_, rate_, peak_rate_, burst_, excess_, peak_burst_;
+  u64 in_burst_ = burst_, in_excess_ = excess_, in_peak_ = peak_burst_, now_ = 0;
+};
+
+// Which colour a frame of a build had: what it counts more than before.
+Meter::Colour colour_of(HostBuild& build, const Packet& frame) {
+  const std::vector<u64> before = build.state();
+  build.run(frame);
+  const std::vector<u64> after = build.state();
+  return static_cast<Meter::Colour>(std::ranges::mismatch(before, after).in1 - before.begin());
+}
+
+class PoliceModes : public testing::TestWithParam<const char*> {};
+
+// Random rates, bursts, lengths and gaps, over the first two seconds of a clock, where no rate is rounded; and rates that are whole parts
+// of a byte in a nanosecond, years later.
+TEST_P(PoliceModes, colours_frames_as_the_rfcs_have_it) {
+  const std::string_view mode = GetParam();
+  const u32 seed = test_seed();
+  SCOPED_TRACE(fmt::format("WEIR_TEST_SEED={}", seed));
+  std::mt19937_64 dice(seed);
+  const auto between = [&](u64 low, u64 high) { return std::uniform_int_distribution<u64>(low, high)(dice); };
+  std::array<u32, 3> seen{};
+  for (int round = 0; round < 600; ++round) {
+    const bool late = round % 2 == 1, frames = mode.ends_with("_frames");
+    constexpr std::array<u64, 7> exact{400'000'000'000, 100'000'000'000, 10'000'000'000, 2'500'000'000,
+                                       1'000'000'000,   500'000'000,     7'812'500};
+    u64 rate = late ? exact[between(0, exact.size() - 1)] : static_cast<u64>(std::pow(10, between(50, 116) / 10.0));
+    if (frames) rate = late ? 1'000'000'000 >> between(0, 9) : between(100, 1'000'000'000);
+    const u64 per = frames ? 1'000'000'000 : 8'000'000'000, longest = frames ? 5 : 9000;
+    const u64 burst = between(1, 3 * longest), second = between(1, 3 * longest);
+    const u64 peak = mode.starts_with("two_rates") ? rate * between(1, 3) : 0;
+    if (peak > (frames ? 1'000'000'000 : 800'000'000'000)) continue;
+    const char *bits = frames ? "fps" : "bps", *bytes = frames ? "frames" : "bytes";
+    std::string keys = fmt::format("cir_{} = {}, burst_{} = {}, red = \"transmit\"", bits, rate, bytes, burst);
+    if (mode.starts_with("one_rate")) keys += fmt::format(", excess_{} = {}", bytes, second);
+    if (peak != 0) keys += fmt::format(", pir_{} = {}, peak_burst_{} = {}", bits, peak, bytes, second);
+    SCOPED_TRACE(keys);
+    HostBuild build(Configured("police", keys));
+    Meter meter(per, rate, burst, mode.starts_with("one_rate") ? second : 0, peak, peak != 0 ? second : 0);
+    u64 now = late ? 9 * 365 * 86'400'000'000'000 : between(1, 1000);
+    const u64 end = late ? now * 2 : 2'000'000'000;
+    for (int i = 0; i < 300 && now < end; ++i) {
+      const Packet frame(between(14, 2000), 5);
+      const u64 tokens = frames ? 1 : frame.size();
+      build.set_clock(now);
+      const Meter::Colour colour = meter.colour(now, tokens);
+      ASSERT_EQ(colour_of(build, frame), colour) << "frame " << i << " of " << frame.size() << " bytes at " << now;
+      ++seen[colour];
+      const u64 gap = static_cast<u64>(static_cast<double>(tokens * per) / static_cast<double>(rate));
+      now += between(0, 40) == 0 ? gap * 50 : between(0, gap * 2);
+    }
+  }
+  EXPECT_GT(seen[Meter::green], 500u);
+  EXPECT_GT(seen[Meter::red], 500u);
+  EXPECT_EQ(seen[Meter::yellow] > 500, !mode.starts_with("two_colours")) << seen[Meter::yellow];
+}
+
+INSTANTIATE_TEST_SUITE_P(Host, PoliceModes,
+                         testing::Values("two_colours_bytes", "two_colours_frames", "one_rate_bytes", "one_rate_frames", "two_rates_bytes",
+                                         "two_rates_frames"),
+                         [](const testing::TestParamInfo<const char*>& of) { return std::string(of.param); });
+
+TEST(Police, gives_each_token_once_however_many_ask) {
+  const struct {
+    const char* keys;
+    u64 green, yellow;
+  } given[] = {{"cir_fps = 1, burst_frames = 50000", 50000, 0},
+               {"cir_fps = 1, burst_frames = 30000, excess_frames = 20000", 30000, 20000},
+               {"cir_fps = 1, burst_frames = 30000, pir_fps = 1, peak_burst_frames = 50000", 30000, 20000}};
+  for (const auto& [keys, green, yellow] : given) {
+    SCOPED_TRACE(keys);
+    const Configured of("police", keys);
+    std::vector<u64> shared(*of.program.shared_size / 8);
+    std::array<std::array<u64, POLICE_COUNTERS>, 4> states{};
+    {
+      std::vector<std::jthread> threads;
+      for (auto& state : states)
+        threads.emplace_back([&] {
+          Packet bytes(60);
+          egress_frame frame{bytes.data(), 60, 0, shared.data(), 1'000'000'001};
+          for (int i = 0; i < 20000; ++i) of.program.run(&frame, of.config.data(), state.data());
+        });
+    }
+    std::array<u64, POLICE_COLOURS> sum{};
+    for (const auto& state : states)
+      for (std::size_t colour = 0; colour < sum.size(); ++colour) sum[colour] += state[colour];
+    EXPECT_EQ(sum, (std::array<u64, POLICE_COLOURS>{green, yellow, 80000 - green - yellow}));
+  }
+}
+
+TEST(Police, another_rate_works_within_a_burst_on_the_state_that_is_there) {
+  constexpr u64 hour = 3'600'000'000'000;
+  const Packet frame(1000, 5);
+  HostBuild build(Configured("police", "cir_bps = 80_000_000_000, burst_bytes = 2000, red = \"transmit\""));
+  build.set_clock(hour);
+  EXPECT_EQ(colour_of(build, frame), Meter::green);
+  build.configure(Configured("police", "cir_bps = 8_000_000, burst_bytes = 2000, red = \"transmit\""));
+  EXPECT_EQ(colour_of(build, frame), Meter::red);
+  build.set_clock(hour + 1'000'000);
+  EXPECT_EQ(colour_of(build, frame), Meter::green);
+  EXPECT_EQ(colour_of(build, frame), Meter::red);
+}
+
+TEST(KernelEgressBuilds, draw_on_one_bucket) {
+  if (const std::string why = no_kernel(); !why.empty()) GTEST_SKIP() << why;
+  const Packet frame = v4().pad(60);
+  for (const auto& [keys, yellow] :
+       {std::pair("cir_bps = 1, burst_bytes = 190, red = \"transmit\"", 0u),
+        std::pair("cir_bps = 1, burst_bytes = 190, excess_bytes = 130, red = \"transmit\"", 2u),
+        std::pair("cir_bps = 1, burst_bytes = 190, pir_bps = 1, peak_burst_bytes = 310, red = \"transmit\"", 2u)}) {
+    SCOPED_TRACE(keys);
+    auto build = KernelBuild::load(Configured("police", keys));
+    ASSERT_TRUE(build) << build.error().what;
+    for (int i = 0; i < 4; ++i) {
+      EXPECT_EQ((*build)->run(frame).bytes, frame);
+      EXPECT_EQ((*build)->run_on_a_worker(frame), frame);
+    }
+    Counters counters{{"green", 3}, {"green_bytes", 180}, {"red", 5 - yellow}, {"red_bytes", 60 * (5 - yellow)}};
+    if (yellow != 0) counters["yellow"] = yellow, counters["yellow_bytes"] = yellow * 60;
+    EXPECT_EQ((*build)->counters(), counters);
+  }
 }
 
 TEST(KernelEgressBuilds, share_configuration_and_state) {
