@@ -29,6 +29,8 @@ struct stage_link {
 	__u32 next;
 	__u32 ports;	/* of the instance: their slots are below */
 	__u32 miss;	/* XDP action of a redirect to a port that has no entry; see "absent" in bpf/lib/runtime.bpf.h */
+	__u32 keyed;	/* the map "ports" has keys that are not the ports' slots: "keys" tells them */
+	__u32 frags;	/* frames may lie in several buffers; also in a program without a stage */
 };
 
 /* Of a program that frames are shown to on their way in. */
@@ -43,12 +45,15 @@ struct egress_link {
 	__u32 block;
 	__u32 next;	/* slot of the program array "chain"; WEIR_NO_NEXT: transmit */
 	__u32 port;	/* slot */
+	__u32 key;	/* in the map "bare_ports" */
+	__u32 frags;	/* frames may lie in several buffers */
 	__u32 unused_too;
 };
 
 /* Tracepoints see the devices of every network namespace, and ifindexes repeat. */
 struct trace_link {
 	__u32 netns;	/* inode of the instance's own */
+	__u32 keyed;	/* see struct stage_link; "slots" tells the ports' slots */
 };
 
 #define WEIR_NEAR_DEVICES 4096	/* ifindexes that are looked up in an array */
@@ -77,7 +82,7 @@ struct punt_meta {
 #define WEIR_MAX_GROUPS 64
 
 /* A broadcast takes any key, and the kernel hands it on to the tracepoints. */
-#define WEIR_FLOOD_KEY WEIR_MAX_PORTS
+#define WEIR_FLOOD_KEY 0xffffffffu
 
 /* What the kernel must know of a group beside its devmap: a flood that has a single target is a plain redirect, which costs no clone, and
  * a member that cannot take a frame of that length would be skipped without a word (kernel/bpf/devmap.c, is_valid_dst), so that such a

@@ -49,6 +49,14 @@ struct {
 	__type(value, __u32);
 } far_devices SEC(".maps");
 
+/* By key of the map "ports": the port's slot. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, WEIR_MAX_PORTS);
+	__type(key, __u32);
+	__type(value, __u32);
+} slots SEC(".maps");
+
 const volatile struct trace_link trace_link SEC(".rodata.weir");
 
 static __always_inline struct account *account_of(__u64 block)
@@ -89,6 +97,7 @@ int BPF_PROG(redirect_err, const struct net_device *dev, const struct bpf_prog *
 	     __u32 key)
 {
 	struct account *account = account_of_device(dev);
+	__u32 *slot;
 
 	if (!account)
 		return 0;
@@ -102,7 +111,8 @@ int BPF_PROG(redirect_err, const struct net_device *dev, const struct bpf_prog *
 		account->drop[WEIR_DROP_FLOOD_FAILED]++;
 		return 0;
 	}
-	account = account_of(key);
+	slot = trace_link.keyed ? bpf_map_lookup_elem(&slots, &key) : 0;
+	account = account_of(slot ? *slot : key);
 	if (account)
 		account->drop[WEIR_DROP_REDIRECT_FAILED]++;
 	return 0;

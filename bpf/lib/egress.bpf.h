@@ -53,7 +53,10 @@ static __always_inline void *egress_header(struct egress_frame *frame, __u32 off
 	return at + size > (void *)(long)frame->ctx->data_end ? 0 : at;
 }
 
-static __always_inline __u32 egress_length(struct egress_frame *frame) { return frame->ctx->data_end - frame->ctx->data; }
+static __always_inline __u32 egress_length(struct egress_frame *frame)
+{
+	return egress_link.frags ? bpf_xdp_get_buff_len(frame->ctx) : frame->ctx->data_end - frame->ctx->data;
+}
 
 /* Nanoseconds of CLOCK_MONOTONIC. Some 40 of them go by meanwhile: for programs that cannot do without. */
 static __always_inline __u64 egress_now(struct egress_frame *frame)
@@ -86,7 +89,7 @@ static __always_inline int egress_leave(struct account *port, enum egress_place 
 {
 	if (place != EGRESS_FUSED)
 		return XDP_PASS;
-	if (bpf_redirect_map(&bare_ports, egress_link.port, XDP_DROP) != XDP_REDIRECT) {
+	if (bpf_redirect_map(&bare_ports, egress_link.key, XDP_DROP) != XDP_REDIRECT) {
 		port->drop[WEIR_DROP_NO_ENTRY]++;
 		return XDP_DROP;
 	}

@@ -34,6 +34,7 @@ struct {
 	__type(value, __u32);
 } stages SEC(".maps");
 
+/* Or a devmap_hash: the loader's to choose. */
 struct {
 	__uint(type, BPF_MAP_TYPE_DEVMAP);
 	__uint(max_entries, WEIR_MAX_PORTS);
@@ -57,6 +58,14 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } absent SEC(".maps");
+
+/* By slot: the port's key in "ports". */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WEIR_MAX_PORTS);
+	__type(key, __u32);
+	__type(value, __u32);
+} keys SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -105,10 +114,12 @@ struct stage_frame {
 };
 
 /* Done on the spot, in 64 bits: a compiler that keeps one of the two pointers for later keeps 32 bits of it, which the verifier refuses. */
-static __always_inline __u64 frame_length(const struct xdp_md *ctx)
+static __always_inline __u64 frame_length(struct xdp_md *ctx)
 {
 	__u64 length = (long)ctx->data_end - (long)ctx->data;
 
+	if (program_link.stage.frags)
+		return bpf_xdp_get_buff_len(ctx);
 	asm volatile("" : "+r"(length));
 	return length;
 }
@@ -207,8 +218,12 @@ static __always_inline int end_with_miss(struct stage_frame *frame, __u32 stage,
 
 static __always_inline int end_at_entry(struct stage_frame *frame, __u32 stage, __u32 port)
 {
-	int action = bpf_redirect_map(&ports, port, program_link.stage.miss);
+	__u32 key = port, *own = program_link.stage.keyed ? bpf_map_lookup_elem(&keys, &port) : 0;
+	int action;
 
+	if (own)
+		key = *own;
+	action = bpf_redirect_map(&ports, key, program_link.stage.miss);
 	if (action != XDP_REDIRECT)
 		return end_with_miss(frame, stage, port, action);
 	count_queued(frame, port);

@@ -30,7 +30,12 @@ static __always_inline void *stage_header(const struct stage_frame *frame, __u32
 }
 
 /* Whether the port has a device entry, so that a redirect to it does not leave the kernel. False also where its egress chain is fused. */
-static __always_inline int stage_has_entry(__u32 port) { return bpf_map_lookup_elem(&ports, &port) != 0; }
+static __always_inline int stage_has_entry(__u32 port)
+{
+	__u32 *own = program_link.stage.keyed ? bpf_map_lookup_elem(&keys, &port) : 0;
+
+	return bpf_map_lookup_elem(&ports, own ? own : &port) != 0;
+}
 
 /* One of the plugin's own counters, in the order in which it declares them. */
 static __always_inline void stage_count(struct stage_frame *frame, __u64 counter)

@@ -23,6 +23,10 @@ constexpr std::size_t longest_device = 15;  // IFNAMSIZ - 1
 
 Schema weir_schema() {
   return {Key::string("name").otherwise("\"weir\"").as("instance: names its pins and its control socket"),
+          Key::string("devmap", {"auto", "array", "hash"})
+              .otherwise("\"auto\"")
+              .as("form of the map of device entries; auto: what the keys need"),
+          Key::boolean("frags").otherwise("false").as("frames of several buffers, such as jumbo frames, through the kernel"),
           Key::integer("workers", 0, 64).otherwise("0").as("poll loops; 0: one for each CPU, as far as there are receive queues")};
 }
 
@@ -40,9 +44,11 @@ const std::vector<std::string> later_drivers{"dpdk", "pcap", "tap"};
 
 // Keys of a port that is a netdev.
 Schema device_schema() {
-  return {Key::string("device").as("the netdev"), Key::string("mode", {"auto", "native", "generic"}).otherwise("\"auto\""),
+  return {Key::string("device").as("the netdev"),
+          Key::string("mode", {"auto", "native", "generic"}).otherwise("\"auto\""),
           Key::string("attach", {"exclusive"}).otherwise("\"exclusive\""),
           Key::string("zero_copy", {"auto", "on", "off"}).otherwise("\"auto\""),
+          Key::integer("key", 0, 0xfffffffe).optional().as("of the device entry; left out: the port's place in the file, from 0"),
           Key::string("placement", {"auto", "entry", "fused"}).otherwise("\"auto\"").as("where the egress chain runs in the kernel")};
 }
 
@@ -114,6 +120,9 @@ class Reader {
   void device(const ConfigNode& keys, const std::string& path, PortConfig& port);
   void queues(const toml::node& given, const std::string& path, PortConfig& port);
   void egress(const toml::node& given, const std::string& path, PortConfig& port);
+  void foreign_step(const toml::table& table, const toml::node& object, const std::string& program, const std::string& path,
+                    PortConfig& port);
+  void entry_keys();
   void egress_step(const toml::node& given, const std::string& path, PortConfig& port);
   void groups();
   void twice(const toml::array& members, const std::string& path);
@@ -153,6 +162,7 @@ std::expected<Config, Problems> Reader::read() && {
   check_.node(root_, {}, "", {.read = {"weir", "frames", "port", "group", "pipeline"}});
   settings();
   ports();
+  entry_keys();
   groups();
   pipelines();
   if (check_.clean()) return std::move(config_);
@@ -165,6 +175,21 @@ const toml::table& Reader::section(const char* name) {
   if (const toml::table* table = found->as_table()) return *table;
   check_.refuse(*found, name, fmt::format("one table: [{}]", name));
   return none_;
+}
+
+// The keys of all ports, those of the file and those that are places, in one map.
+void Reader::entry_keys() {
+  std::map<u32, std::string> taken;
+  for (std::size_t slot = 0; slot < config_.ports.size(); ++slot) {
+    const PortConfig& port = config_.ports[slot];
+    if (port.driver != Driver::xdp) continue;
+    const u32 key = port.key.value_or(static_cast<u32>(slot));
+    const std::string path = fmt::format("port[{}].key", slot);
+    if (const auto [first, fresh] = taken.emplace(key, port.name); !fresh)
+      check_.note(port.at, path, fmt::format("is {}, as that of port {} is; give each a key of its own", key, quoted(first->second)));
+    if (config_.devmap == DevmapKind::array && key >= max_ports)
+      check_.note(port.at, path, fmt::format("is {}, must be below {} in an array; set [weir] devmap = \"hash\"", key, max_ports));
+  }
 }
 
 std::vector<const toml::table*> Reader::tables(const toml::table& parent, const char* key, const std::string& path, const char* header,
@@ -208,6 +233,10 @@ void Reader::settings() {
   const ConfigNode frames = check_.node(table, frames_schema(), "frames", {.read = {"size"}});
   std::map<std::string, Position> taken;
   config_.name = name(weir, "weir", "instance", taken);
+  if (weir.has("devmap"))
+    config_.devmap = choice<DevmapKind>(weir.string("devmap"),
+                                        {{"auto", DevmapKind::automatic}, {"array", DevmapKind::array}, {"hash", DevmapKind::hash}});
+  if (weir.has("frags")) config_.frags = weir.boolean("frags");
   if (weir.has("workers")) config_.workers = static_cast<u32>(weir.integer("workers"));
   if (frames.has("count")) config_.frame_count = static_cast<u32>(frames.integer("count"));
   const toml::node* size = table.get("size");
@@ -279,6 +308,7 @@ void Reader::device(const ConfigNode& keys, const std::string& path, PortConfig&
   if (keys.has("placement"))
     port.placement = choice<Placement>(keys.string("placement"),
                                        {{"auto", Placement::automatic}, {"entry", Placement::entry}, {"fused", Placement::fused}});
+  if (keys.has("key")) port.key = static_cast<u32>(keys.integer("key"));
   if (!keys.has("device")) return;
   port.device = keys.string("device");
   const Position at = keys.at("device");
@@ -313,7 +343,12 @@ void Reader::egress(const toml::node& given, const std::string& path, PortConfig
   for (std::size_t i = 0; i < chain->size(); ++i) egress_step(*chain->get(i), fmt::format("{}[{}]", path, i), port);
   if (port.egress.size() != chain->size()) return;  // one of them is not known
   std::vector<std::string> programs;
-  for (const EgressConfig& step : port.egress) programs.push_back(step.program);
+  for (const EgressConfig& step : port.egress) {
+    if (step.object.empty()) programs.push_back(step.program);
+    else if (&step != &port.egress.back())
+      check_.note(step.at, fmt::format("{}[{}]", path, &step - port.egress.data()),
+                  "a foreign program calls no other behind it; put it last");
+  }
   for (const auto& [place, why] : catalog_.refuse_order(programs))
     check_.note(port.egress[place].at, fmt::format("{}[{}]", path, place), why);
 }
@@ -327,6 +362,10 @@ void Reader::egress_step(const toml::node& given, const std::string& path, PortC
   }
   const std::string program = **named->as_string();
   const Position at = position_of(*named);
+  if (const toml::node* object = table.get("object")) {
+    foreign_step(table, *object, program, path, port);
+    return;
+  }
   const Schema* schema = catalog_.egress(program);
   if (schema == nullptr) {
     check_.note_unknown(at, path, "egress program", program, catalog_.egress_programs());
@@ -334,9 +373,28 @@ void Reader::egress_step(const toml::node& given, const std::string& path, PortC
   }
   const std::size_t problems = check_.noted();
   const EgressConfig& made =
-      port.egress.emplace_back(EgressConfig{program, check_.node(table, *schema, path, {.read = {"program"}}, at), at});
+      port.egress.emplace_back(EgressConfig{program, "", check_.node(table, *schema, path, {.read = {"program", "object"}}, at), at});
   if (check_.noted() > problems) return;
   if (const std::string what = catalog_.refuse_egress(program, made.keys); !what.empty()) check_.note(at, path, what);
+}
+
+// A program of the user's own object. It does not call the next one, has no host build, and stands on an entry alone.
+void Reader::foreign_step(const toml::table& table, const toml::node& object, const std::string& program, const std::string& path,
+                          PortConfig& port) {
+  const auto file = object.value<std::string>();
+  if (!file || file->empty()) {
+    check_.refuse(object, path + ".object", "the name of a BPF object file");
+    return;
+  }
+  const std::size_t slash = config_.file.rfind('/');
+  const std::string whole = file->starts_with('/') || slash == std::string::npos ? *file : config_.file.substr(0, slash + 1) + *file;
+  const ConfigNode keys = check_.node(table, {}, path, {.read = {"program", "object"}});
+  const Position at = position_of(object);
+  port.egress.push_back({program, whole, keys, at});
+  if (const std::string what = catalog_.refuse_object(whole, program, config_.frags); !what.empty()) check_.note(at, path, what);
+  if (port.driver != Driver::xdp) check_.note(at, path, "driver \"null\" has no device entry, which is where a foreign program runs");
+  if (port.placement == Placement::fused)
+    check_.note(at, path, "a foreign program runs on the device entry alone; set placement = \"entry\", or \"auto\"");
 }
 
 void Reader::groups() {

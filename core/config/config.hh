@@ -2,6 +2,7 @@
 // config: the configuration as passive data, and how it is read from a file.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,8 +23,11 @@ enum class Placement {
 // What becomes of a redirect to a port that has no device entry.
 enum class Miss { drop, to_stack, aborted };
 
+enum class DevmapKind { automatic, array, hash };
+
 struct EgressConfig {
   std::string program;
+  std::string object;  // the file of a foreign program; empty: it is one of the catalog's
   ConfigNode keys;
   Position at;
 };
@@ -38,6 +42,7 @@ struct PortConfig {
   std::string pipeline;              // empty: frames only leave here; what comes in goes to the host stack
   std::vector<EgressConfig> egress;  // the chain, in order
   Placement placement = Placement::automatic;
+  std::optional<u32> key;  // in the devmap; none: the port's slot
   Position at;
 };
 
@@ -62,11 +67,13 @@ struct PipelineConfig {
 };
 
 struct Config {
-  std::string file;         // for messages
-  std::string name;         // of the instance
-  u32 workers = 0;          // 0: one for each CPU, as far as there are receive queues
-  u32 frame_size = 2048;    // bytes
-  u32 frame_count = 16384;  // frames in the shared umem
+  std::string file;                           // for messages
+  std::string name;                           // of the instance
+  u32 workers = 0;                            // 0: one for each CPU, as far as there are receive queues
+  DevmapKind devmap = DevmapKind::automatic;  // array, unless a port's key is beyond one
+  bool frags = false;                         // kernel halves take frames in several buffers
+  u32 frame_size = 2048;                      // bytes
+  u32 frame_count = 16384;                    // frames in the shared umem
   std::vector<PortConfig> ports;
   std::vector<GroupConfig> groups;
   std::vector<PipelineConfig> pipelines;

@@ -52,6 +52,9 @@ class Catalog {
   [[nodiscard]] virtual const Schema* egress(const std::string& program) const = 0;  // null: there is no such egress program
   // What is wrong with the keys of an egress program together; empty: nothing.
   [[nodiscard]] virtual std::string refuse_egress(const std::string& program, const ConfigNode& keys) const = 0;
+  // What is wrong with a program of a foreign object as an egress program; empty: nothing. `frags`: it has to take frames in several
+  // buffers.
+  [[nodiscard]] virtual std::string refuse_object(const std::string& file, const std::string& program, bool frags) const = 0;
   // The places of a chain of known egress programs that make no sense behind others of it, and why.
   [[nodiscard]] virtual std::vector<std::pair<std::size_t, std::string>> refuse_order(const std::vector<std::string>& programs) const = 0;
   [[nodiscard]] virtual std::vector<std::string> stages() const = 0;

@@ -33,8 +33,9 @@ std::string lines(const Problems& problems) {
 }
 
 bool same_chain(const std::vector<EgressConfig>& one, const std::vector<EgressConfig>& other) {
-  return std::ranges::equal(
-      one, other, [](const EgressConfig& a, const EgressConfig& b) { return a.program == b.program && a.keys.text() == b.keys.text(); });
+  return std::ranges::equal(one, other, [](const EgressConfig& a, const EgressConfig& b) {
+    return a.program == b.program && a.object == b.object && a.keys.text() == b.keys.text();
+  });
 }
 
 }  // namespace
@@ -97,8 +98,13 @@ Result<> Instance::put_in_place(NextChain next) {
   if (port != nullptr) old = TRY_WITHIN("port " + port->name, kernel_->replace_chain(*port, std::move(next.kernel)));
   EgressChain steps = next.plain.steps;
   if (port != nullptr)
-    for (const EgressProgram& program : kernel_->chain(next.slot).programs) steps.append(program.host);
-  workers_->at_rest([&] { entry.egress = std::move(steps); });
+    for (const EgressProgram& program : kernel_->chain(next.slot).programs)
+      if (program.host.program != nullptr) steps.append(program.host);
+  const bool kernel_only = is_foreign(next.configs);
+  workers_->at_rest([&] {
+    entry.egress = std::move(steps);
+    entry.kernel_only = kernel_only;
+  });
   retire(next.slot, before);
   plain_chains_[next.slot.value] = std::move(next.plain);
   if (port != nullptr) {
@@ -117,6 +123,21 @@ void Instance::retire(PortSlot slot, const EgressChain& chain) {
     sum.program = step->program;
     for (const auto& [name, value] : counters_of(*step, path_->accounts.rows())) sum.counters[name] += value;
   }
+}
+
+// What a file is refused for, of a chain that a command gives.
+Result<> Instance::expect_allowed(PortSlot slot, const std::vector<EgressConfig>& chain) const {
+  if (!is_foreign(chain)) return {};
+  const PortEntry& port = path_->ports[slot.value];
+  if (topology_->config().ports[slot.value].driver != Driver::xdp)
+    return invalid("port {} has no device entry for a foreign program", port.name);
+  if (port.fused)
+    return invalid(
+        "port {}: a foreign program runs on the device entry alone, and the port's chain is fused; start with placement = \"entry\"",
+        port.name);
+  if (options_.user_only) return invalid("a foreign program runs in the kernel alone, and kernel halves are off (--user-only)");
+  if (const std::string why = topology_->refuse_foreign(chain); !why.empty()) return invalid("port {}: {}", port.name, why);
+  return {};
 }
 
 Result<> Instance::change_chains(std::vector<std::pair<PortSlot, std::vector<EgressConfig>>> wanted) {
@@ -155,6 +176,7 @@ Result<json> Instance::set_egress(const json& question) {
     return invalid("the question has no chain");
   auto configs = parse_egress(chain->get<std::vector<std::string>>(), registry_);
   if (!configs) return std::unexpected(Error{Failure::invalid, lines(configs.error())});
+  TRY_VOID(expect_allowed(slot, *configs));
   TRY_VOID(change_chains({{slot, std::move(*configs)}}));
   return egress(slot);
 }

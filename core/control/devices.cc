@@ -86,7 +86,7 @@ Result<std::vector<Device>> look_at_devices(const Config& config) {
                                    owner->second));
       invalid_file = true;
     }
-    for (const std::string& problem : {mtu_problem(port, *netdev, config.frame_size), queue_problem(port, *netdev)})
+    for (const std::string& problem : {config.frags ? "" : mtu_problem(port, *netdev, config.frame_size), queue_problem(port, *netdev)})
       if (!problem.empty()) report(problems, problem);
     const VethPeer peer = veth_peer(*netdev);
     devices.push_back({PortSlot{slot}, *netdev, netdev->queues, peer.state != VethPeer::State::missing, warnings_of(port, *netdev, peer)});

@@ -107,9 +107,20 @@ Result<> Instance::make_kernel() {
   }
   PinFolder pins = TRY(PinFolder::open(name()));
   adopted_ = pins.found() && noted_layout(name()) == layout();
-  const u32 ports = static_cast<u32>(topology_->config().ports.size());
-  kernel_ =
-      TRY(KernelSide::create(std::move(pins), {.rows = rows, .blocks = blocks, .ports = ports, .netns = netns_inode(), .adopt = adopted_}));
+  const Config& config = topology_->config();
+  const u32 ports = static_cast<u32>(config.ports.size());
+  const bool keyed = std::ranges::any_of(config.ports, [](const PortConfig& port) { return port.key.has_value(); });
+  const bool beyond = std::ranges::any_of(config.ports, [](const PortConfig& port) { return port.key.value_or(0) >= WEIR_MAX_PORTS; });
+  const DevmapForm form =
+      config.devmap == DevmapKind::hash || (config.devmap == DevmapKind::automatic && beyond) ? DevmapForm::hash : DevmapForm::array;
+  kernel_ = TRY(KernelSide::create(std::move(pins), {.rows = rows,
+                                                     .blocks = blocks,
+                                                     .ports = ports,
+                                                     .form = form,
+                                                     .keyed = keyed,
+                                                     .frags = config.frags,
+                                                     .netns = netns_inode(),
+                                                     .adopt = adopted_}));
   path_.emplace(Accounts(TRY(kernel_->accounts()), cpus, rows, blocks));
   if (adopted_) count_process_died();
   return {};
@@ -194,7 +205,9 @@ Result<> Instance::make_ports() {
       entry.egress = plain_chains_[slot].steps;
     } else {
       TRY_WITHIN_VOID(fmt::format("port {}, device {}", entry.name, device->netdev.name), make_kernel_port(*device));
-      for (const EgressProgram& program : kernel_->chain(PortSlot{slot}).programs) entry.egress.append(program.host);
+      for (const EgressProgram& program : kernel_->chain(PortSlot{slot}).programs)
+        if (program.host.program != nullptr) entry.egress.append(program.host);
+      entry.kernel_only = is_foreign(config.ports[slot].egress);
       entry.fused = kernel_ports_.back().fused;
       entry.longest = longest_frame(device->netdev);
     }
@@ -223,7 +236,14 @@ Result<> Instance::make_kernel_port(const Device& device) {
                            .fused = is_fused(device.slot),
                            .egress_block = topology_->egress_block(device.slot)});
   TRY_VOID(kernel_->expect_free(kernel_ports_.back()));
-  const KernelPort& port = kernel_ports_.back();
+  KernelPort& port = kernel_ports_.back();
+  port.key = config.key.value_or(device.slot.value);
+  port.scatters = device.netdev.driver == "veth";
+  if (is_foreign(config.egress) && options_.user_only)
+    return invalid("its chain has a foreign program, which runs in the kernel alone, and kernel halves are off (--user-only)");
+  if (is_foreign(config.egress) && !port.redirectable)
+    return fail("its chain has a foreign program, which runs in the kernel alone, and nothing can be redirected to it: {}",
+                fmt::join(device.warnings, "; "));
   return kernel_->add_port(port, TRY(kernel_->load_chain(port, config.egress, registry_, 0)));
 }
 
@@ -243,10 +263,15 @@ Instance::PlainChain Instance::make_plain_chain(const std::vector<EgressConfig>&
   return chain;
 }
 
+bool Instance::is_foreign(const std::vector<EgressConfig>& chain) {
+  return std::ranges::any_of(chain, [](const EgressConfig& step) { return !step.object.empty(); });
+}
+
 // In front of the redirect, where that costs less, unless a group floods to the port: a flood runs what stands on the entry.
 bool Instance::is_fused(PortSlot slot) const {
   const Placement placement = topology_->config().ports[slot.value].placement;
   const auto holds = [&](const Topology::Group& group) { return std::ranges::find(group.ports, slot) != group.ports.end(); };
+  if (is_foreign(topology_->config().ports[slot.value].egress)) return false;
   return placement == Placement::fused || (placement == Placement::automatic && std::ranges::none_of(topology_->groups(), holds));
 }
 

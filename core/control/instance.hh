@@ -64,6 +64,7 @@ class Instance {
   };
   PlainChain make_plain_chain(const std::vector<EgressConfig>& configs, u32 block) const;
   [[nodiscard]] bool is_fused(PortSlot slot) const;
+  static bool is_foreign(const std::vector<EgressConfig>& chain);
   void count_process_died();
   void watch(bool peers);
   bool look_again(KernelPort& port, bool peers);
@@ -89,6 +90,7 @@ class Instance {
   Result<NextChain> prepare_chain(PortSlot slot, std::vector<EgressConfig> configs);
   Result<> put_in_place(NextChain next);
   void retire(PortSlot slot, const EgressChain& chain);
+  [[nodiscard]] Result<> expect_allowed(PortSlot slot, const std::vector<EgressConfig>& chain) const;
   Result<> change_chains(std::vector<std::pair<PortSlot, std::vector<EgressConfig>>> wanted);
   void note_layout();
   Result<nlohmann::json> set_egress(const nlohmann::json& question);
@@ -137,7 +139,7 @@ class Instance {
   std::unique_ptr<FramePool> pool_;
   std::unique_ptr<Umem> umem_;
   std::map<u16, std::unique_ptr<Umem>> later_umems_;  // by slot, of ports whose device came back; over the same frames
-  std::unique_ptr<KernelSide> kernel_;  // none without an XDP port
+  std::unique_ptr<KernelSide> kernel_;                // none without an XDP port
   std::vector<KernelPort> kernel_ports_;
   std::vector<std::unique_ptr<StageMemory>> plain_memories_;
   // By port slot.

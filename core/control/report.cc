@@ -150,6 +150,21 @@ json Instance::egress_report(const Moment& now, PortSlot slot) const {
     if (config.driver == Driver::xdp) program["prog_id"] = kernel_->chain(slot).programs[place].id;
     programs.push_back(std::move(program));
   }
+  // A foreign program counts for itself. What it drops shows at the port as "device_refused".
+  if (config.driver == Driver::xdp && path_->ports[slot.value].kernel_only) {
+    const EgressProgram& foreign = kernel_->chain(slot).programs.back();
+    const u64 frames = programs.empty() ? now.accounts.kernel(path_->ports[slot.value].block).counter[WEIR_PORT_QUEUED]
+                                        : sums[programs.size() - 1].second.kernel.verdict[WEIR_NEXT];
+    programs.push_back({{"port", config.name},
+                        {"program", foreign.name},
+                        {"foreign", true},
+                        {"prog_id", foreign.id},
+                        {"frames", frames},
+                        {"drop", 0},
+                        {"kernel", frames},
+                        {"user", 0},
+                        {"counters", json::object()}});
+  }
   return programs;
 }
 
@@ -297,7 +312,7 @@ Result<json> Instance::stats() {
 json Instance::entry_report(u32 slot, const DeviceEntry& entry) const {
   const LoadedChain& loaded = kernel_->chain(PortSlot{static_cast<u16>(slot)});
   const auto at = std::ranges::find(kernel_ports_, slot, [](const KernelPort& each) { return u32{each.slot.value}; });
-  json given{{"key", slot}, {"port", at->name}, {"device", at->device}, {"ifindex", entry.device.value}, {"chain", json::array()}};
+  json given{{"key", at->key}, {"port", at->name}, {"device", at->device}, {"ifindex", entry.device.value}, {"chain", json::array()}};
   for (const EgressProgram& program : loaded.programs) given["chain"].push_back({{"program", program.name}, {"id", program.id}});
   if (!loaded.programs.empty()) given["placement"] = loaded.fused ? "fused" : "entry";
   if (entry.program != 0) given["program"] = {{"id", entry.program}, {"name", program_name(entry.program)}};
@@ -307,7 +322,8 @@ json Instance::entry_report(u32 slot, const DeviceEntry& entry) const {
 // What is sent by an entry, and what the port and its programs dropped, by reason: "PROGRAM.REASON" of a program.
 void Instance::add_counters(json& row, const Moment& now, const json& drops) const {
   const std::string port = row["port"], of_port = "port " + port, of_program = "egress " + port + " ";
-  row["frames"] = now.accounts.kernel(row["key"].get<u32>()).counter[WEIR_PORT_QUEUED];
+  const auto at = std::ranges::find(kernel_ports_, port, &KernelPort::name);
+  row["frames"] = now.accounts.kernel(at->block).counter[WEIR_PORT_QUEUED];
   row["drops"] = json::object();
   for (const json& drop : drops) {
     const std::string where = drop["where"], reason = drop["reason"];
@@ -319,10 +335,14 @@ void Instance::add_counters(json& row, const Moment& now, const json& drops) con
 Result<json> Instance::devmap() {
   json report{{"instance", name()}, {"ports", json::array()}, {"groups", json::array()}};
   if (!kernel_) return report;
+  report["form"] = kernel_->entries().form() == DevmapForm::hash ? "hash" : "array";
   const Moment now = TRY(moment());
   const json drops = drops_report(now);
   for (const Devmap* map : {&kernel_->entries(), &kernel_->bare_entries()})
-    for (const auto& [slot, entry] : map->all()) add_counters(report["ports"].emplace_back(entry_report(slot, entry)), now, drops);
+    for (const auto& [key, entry] : map->all()) {
+      const auto at = std::ranges::find(kernel_ports_, key, &KernelPort::key);
+      add_counters(report["ports"].emplace_back(entry_report(at->slot.value, entry)), now, drops);
+    }
   std::sort(report["ports"].begin(), report["ports"].end(), [](const json& one, const json& other) { return one["key"] < other["key"]; });
   for (u16 slot = 0; slot < path_->groups.size(); ++slot) {
     json group{{"group", slot}, {"name", topology_->groups()[slot].name}, {"members", json::array()}, {"entries", json::array()}};

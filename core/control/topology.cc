@@ -49,6 +49,9 @@ Result<std::unique_ptr<Topology>> Topology::build(Config config, const Registry&
                                &stage == &pipeline.stages.back()});
     }
   }
+  for (std::size_t slot = 0; slot < all.ports.size(); ++slot)
+    if (const std::string what = made->refuse_foreign(all.ports[slot].egress); !what.empty())
+      problems += (problems.empty() ? "" : "\n") + Problem{all.file, all.ports[slot].at, fmt::format("port[{}].egress", slot), what}.text();
   if (!problems.empty()) return std::unexpected(Error{Failure::invalid, std::move(problems), 0, true});
   for (std::size_t slot = 0; slot < all.ports.size(); ++slot) {
     made->egress_blocks_.push_back(block);
@@ -94,6 +97,10 @@ Result<GroupSlot> Topology::group(std::span<const PortSlot> ports) {
 void Topology::note_names_of_egress(const Registry& registry) {
   for (const PortConfig& port : config_.ports)
     for (const EgressConfig& egress : port.egress) {
+      if (!egress.object.empty()) {
+        egress_names_ += "foreign " + egress.object + " " + egress.program + "\n";
+        continue;
+      }
       const egress_program& program = *registry.egress_module(egress.program)->host;
       egress_names_ += "egress " + egress.program + ":";
       for (const char* const* names : {program.drops, program.counters}) {
@@ -104,6 +111,21 @@ void Topology::note_names_of_egress(const Registry& registry) {
     }
 }
 
+std::string Topology::refuse_foreign(const std::vector<EgressConfig>& chain) const {
+  if (std::ranges::none_of(chain, [](const EgressConfig& step) { return !step.object.empty(); })) return "";
+  for (const StagePlan& stage : stages_) {
+    const std::string who = fmt::format("stage {}.{}", stage.pipeline->name, stage.config->name);
+    if (stage.plugin->kernel_half == nullptr || stage.plugin->kernel_half().empty())
+      return fmt::format("a foreign program runs in the kernel alone, and {} has no kernel half: what it sends would leave without it",
+                         who);
+    if (!stage.plugin->punts.empty())
+      return fmt::format(
+          "a foreign program runs in the kernel alone, and {} has user space send what it punts ({}), which would leave without it", who,
+          fmt::join(stage.plugin->punts, ", "));
+  }
+  return "";
+}
+
 std::vector<std::string> Topology::differences(const Topology& other) const {
   std::vector<std::string> found;
   const auto compare = [&](bool same, std::string what) {
@@ -112,10 +134,12 @@ std::vector<std::string> Topology::differences(const Topology& other) const {
   const Config &one = config_, &two = other.config_;
   compare(one.name == two.name, "weir.name");
   compare(one.workers == two.workers, "weir.workers");
+  compare(one.devmap == two.devmap, "weir.devmap");
+  compare(one.frags == two.frags, "weir.frags");
   compare(one.frame_size == two.frame_size && one.frame_count == two.frame_count, "frames");
   compare(one.ports.size() == two.ports.size(), "the number of ports");
   const auto all_but_egress = [](const PortConfig& port) {
-    return std::tie(port.name, port.device, port.driver, port.mode, port.zero_copy, port.queues, port.pipeline, port.placement);
+    return std::tie(port.name, port.device, port.driver, port.mode, port.zero_copy, port.queues, port.pipeline, port.placement, port.key);
   };
   for (std::size_t i = 0; i < std::min(one.ports.size(), two.ports.size()); ++i)
     compare(all_but_egress(one.ports[i]) == all_but_egress(two.ports[i]), "port " + one.ports[i].name);
@@ -141,7 +165,8 @@ void Topology::take(const Topology& other) {
 }
 
 std::string Topology::fingerprint() const {
-  std::string text = fmt::format("frames {}x{}\n", config_.frame_count, config_.frame_size);
+  std::string text = fmt::format("frames {}x{} frags {} devmap {}\n", config_.frame_count, config_.frame_size, config_.frags,
+                                 static_cast<int>(config_.devmap));
   for (const PortConfig& port : config_.ports) {
     text += fmt::format("port {} {} {} {}", port.name, port.device, port.pipeline, static_cast<int>(port.placement));
     for (const EgressConfig& egress : port.egress) text += " " + egress.program;

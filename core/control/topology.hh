@@ -47,6 +47,8 @@ class Topology {
   [[nodiscard]] u32 block(PortSlot port) const noexcept { return port.value; }
   [[nodiscard]] u32 egress_block(PortSlot port) const noexcept { return egress_blocks_[port.value]; }
   [[nodiscard]] u32 blocks() const noexcept { return blocks_; }
+  // Why a chain with a foreign program cannot stand on a port: user space would send there too, without that program. Empty: it can.
+  [[nodiscard]] std::string refuse_foreign(const std::vector<EgressConfig>& chain) const;
   // What of another one takes a new start: all but the programs and keys of egress chains and the members of named groups.
   [[nodiscard]] std::vector<std::string> differences(const Topology& other) const;
   // Takes these over from one that does not differ otherwise.

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 
 namespace weir {
 namespace {
@@ -164,6 +165,37 @@ Result<> BpfObject::constants(std::string_view section, const void* value, std::
   return {};
 }
 
+std::string BpfObject::refuse_on_entry(std::string_view name, bool frags) const {
+  const bpf_program* found = nullptr;
+  std::string all;
+  bpf_program* each = nullptr;
+  bpf_object__for_each_program(each, object_.get()) {
+    if (name == ::bpf_program__name(each)) found = each;
+    all += (all.empty() ? "" : ", ") + std::string(::bpf_program__name(each));
+  }
+  if (found == nullptr) return fmt::format("{} has no program {}; it has: {}", name_, name, all.empty() ? "none" : all);
+  const std::string_view section = ::bpf_program__section_name(found);
+  const char* wanted = frags ? "xdp.frags/devmap" : "xdp/devmap";
+  if (::bpf_program__type(found) != BPF_PROG_TYPE_XDP || ::bpf_program__expected_attach_type(found) != BPF_XDP_DEVMAP)
+    return fmt::format(
+        "program {} of {} is in section \"{}\", and the kernel takes for a device entry only one whose attach type is that of "
+        "SEC(\"{}\"): write that",
+        name, name_, section, wanted);
+  if (section.starts_with("xdp.frags") == frags) return "";
+  return fmt::format(
+      "program {} of {} is {} frames in several buffers, and the instance's {}: write SEC(\"{}\"), or set [weir] frags = {}", name,
+      name_, frags ? "not for" : "for", frags ? "are such" : "are not", wanted, !frags);
+}
+
+void BpfObject::set_frags(bool frags) noexcept {
+  bpf_program* each = nullptr;
+  bpf_object__for_each_program(each, object_.get()) {
+    const u32 flags = ::bpf_program__flags(each);
+    if (::bpf_program__type(each) == BPF_PROG_TYPE_XDP)
+      ::bpf_program__set_flags(each, frags ? flags | BPF_F_XDP_HAS_FRAGS : flags & ~static_cast<u32>(BPF_F_XDP_HAS_FRAGS));
+  }
+}
+
 Result<> BpfObject::load(std::string_view program) {
   bool there = false;
   bpf_program* each = nullptr;
@@ -210,6 +242,13 @@ Result<Fd> BpfObject::attach_tracing(std::string_view name) const {
   Fd link(::bpf_link_create(program_fd(name), 0, BPF_TRACE_RAW_TP, nullptr));
   if (!link) return fail_errno(errno, fmt::format("attach {} to its tracepoint", name));
   return link;
+}
+
+Result<std::vector<u8>> read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::vector<u8> bytes{std::istreambuf_iterator<char>(file), {}};
+  if (!file || bytes.empty()) return fail("{}: cannot be read, or is empty: {}", path, std::strerror(errno));
+  return bytes;
 }
 
 bool run_live(int program_fd, Ifindex device, u32 number) noexcept {

@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/base/fd.hh"
 #include "core/base/mapping.hh"
@@ -55,6 +56,10 @@ class BpfObject {
  public:
   // Nothing is loaded yet. `name` is for messages. `elf` outlives the object.
   static Result<BpfObject> open(std::string name, std::span<const u8> elf);
+  // What is wrong with a program of this file as the program of a device entry; empty: nothing. Needs no privileges.
+  [[nodiscard]] std::string refuse_on_entry(std::string_view program, bool frags) const;
+  // Programs of type XDP are loaded with support of frames in several buffers (Linux 5.18), or without. Before load().
+  void set_frags(bool frags) noexcept;
   // The same file opened once more, for another of its programs.
   [[nodiscard]] Result<BpfObject> again() const { return open(name_, elf_); }
 
@@ -90,6 +95,9 @@ class BpfObject {
   std::span<const u8> elf_;
   std::unique_ptr<bpf_object, Close> object_;
 };
+
+// The bytes of a BPF object file.
+Result<std::vector<u8>> read_file(const std::string& path);
 
 // Runs an XDP program over `number` live frames, as if they came in by the device: what it passes goes up the host's stack, what it
 // redirects goes out (BPF_F_TEST_XDP_LIVE_FRAMES, Linux 5.18). The frames' bytes are the program's to write. False: the kernel refused,

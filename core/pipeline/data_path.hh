@@ -45,10 +45,11 @@ struct PortEntry {
   std::unique_ptr<Port> port;
   const Pipeline* pipeline = nullptr;  // null: frames only leave here
   EgressChain egress;
-  bool fused = false;    // the chain runs where the kernel checks what comes out of it, and not what goes in
-  bool deleted = false;  // frames for the port are a miss. Changes while workers are at rest
-  u32 longest = ~0u;     // bytes of a frame that the device takes; 0: it is down. Changes while workers read: by atomic_ref
-  u32 block = 0;         // in the accounts
+  bool fused = false;        // the chain runs where the kernel checks what comes out of it, and not what goes in
+  bool kernel_only = false;  // its chain has a program that is not here: what user space would send there is a miss
+  bool deleted = false;      // frames for the port are a miss. Changes while workers are at rest
+  u32 longest = ~0u;         // bytes of a frame that the device takes; 0: it is down. Changes while workers read: by atomic_ref
+  u32 block = 0;             // in the accounts
 };
 
 struct DataPath {

@@ -18,6 +18,7 @@
 namespace weir {
 namespace {
 
+constexpr u32 single_buffer = 3408;  // bytes: a page without headroom and what a driver keeps behind a frame (struct skb_shared_info)
 constexpr std::array tracing = {"devmap_xmit", "redirect_err", "exception"};
 
 template <typename Skeleton>
@@ -107,8 +108,10 @@ Result<> KernelSide::create_maps() {
   stages_ = TRY(BpfMap::create("stages", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, WEIR_MAX_STAGES, 0}));
   fused_ = TRY(BpfMap::create("fused", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, WEIR_MAX_PORTS, 0}));
   absent_ = TRY(BpfMap::create("absent", {BPF_MAP_TYPE_ARRAY, 4, 4, WEIR_MAX_PORTS, 0}));
-  ports_ = TRY(Devmap::create("ports", DevmapForm::array, WEIR_MAX_PORTS));
-  bare_ports_ = TRY(Devmap::create("bare_ports", DevmapForm::array, WEIR_MAX_PORTS));
+  keys_ = TRY(BpfMap::create("keys", {BPF_MAP_TYPE_ARRAY, 4, 4, WEIR_MAX_PORTS, 0}));
+  slots_ = TRY(BpfMap::create("slots", {BPF_MAP_TYPE_HASH, 4, 4, WEIR_MAX_PORTS, 0}));
+  ports_ = TRY(Devmap::create("ports", shape_.form, WEIR_MAX_PORTS));
+  bare_ports_ = TRY(Devmap::create("bare_ports", shape_.form, WEIR_MAX_PORTS));
   sockets_ = TRY(BpfMap::create("sockets", {BPF_MAP_TYPE_XSKMAP, 4, 4, WEIR_MAX_PORTS * max_queues, 0}));
   groups_ = TRY(BpfMap::create("groups", {BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 2 * WEIR_MAX_GROUPS, 0}, ports_.map().fd()));
   targets_ = TRY(BpfMap::create("targets", {BPF_MAP_TYPE_ARRAY, 4, sizeof(group_targets), 2 * WEIR_MAX_GROUPS, 0}));
@@ -127,6 +130,8 @@ Result<> KernelSide::share(BpfObject& object) const {
                                                           {"bare_ports", &bare_ports_.map()},
                                                           {"fused", &fused_},
                                                           {"absent", &absent_},
+                                                          {"keys", &keys_},
+                                                          {"slots", &slots_},
                                                           {"sockets", &sockets_},
                                                           {"groups", &groups_},
                                                           {"targets", &targets_},
@@ -149,10 +154,11 @@ Result<StageMemory*> KernelSide::open_stage(const KernelStage& stage) {
 
 Result<> KernelSide::load_stage(const KernelStage& stage) {
   StageHalf& half = halves_.at(stage.number);
-  half.link = {stage.number, stage.block, stage.go, stage.next, shape_.ports, stage.miss};
+  half.link = {stage.number, stage.block, stage.go, stage.next, shape_.ports, stage.miss, shape_.keyed, shape_.frags};
   const std::string name = half.object->first_program();
   TRY_VOID(share(*half.object));
   TRY_VOID(half.object->constants(".rodata.weir", program_link{{}, half.link, {}}));
+  half.object->set_frags(shape_.frags);
   TRY_VOID(half.object->load(name));
   const int program = half.object->program_fd(name);
   return stages_.set(stage.number, &program);
@@ -180,8 +186,10 @@ Result<> KernelSide::load_egress(const KernelPort& port, LoadedChain& chain, con
   TRY_VOID(made.object->use("accounts", accounts_.fd()));
   TRY_VOID(made.object->use("bare_ports", bare_ports_.map().fd()));
   if (made.object->has_map("chain")) TRY_VOID(made.object->use("chain", chain.array.fd()));
-  TRY_VOID(made.object->constants(".rodata.weir", egress_link{{}, made.block, last ? WEIR_NO_NEXT : place + 1, port.slot.value, 0}));
+  TRY_VOID(made.object->constants(
+      ".rodata.weir", egress_link{{}, made.block, last ? WEIR_NO_NEXT : place + 1, port.slot.value, port.key, shape_.frags, 0}));
   const std::string name = chain.fused ? config.program + "_fused" : config.program;
+  made.object->set_frags(shape_.frags);
   TRY_VOID(made.object->load(name));
   const int program = made.object->program_fd(name);
   made.id = program_id(program);
@@ -198,14 +206,33 @@ Result<LoadedChain> KernelSide::load_chain(const KernelPort& port, const std::ve
   chain.configs = configs;
   chain.generation = generation;
   if (!configs.empty()) chain.array = TRY(BpfMap::create("chain", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, max_egress_chain, 0}));
-  for (const EgressConfig& config : configs)
-    TRY_VOID(load_egress(port, chain, config, *registry.egress_module(config.program), &config == &configs.back()));
+  for (const EgressConfig& config : configs) {
+    if (!config.object.empty()) TRY_VOID(load_foreign(chain, config));
+    else TRY_VOID(load_egress(port, chain, config, *registry.egress_module(config.program), &config == &configs.back()));
+  }
   return chain;
+}
+
+// Its maps are its own, and go with it; how much support of frags it has its section says, and has been checked.
+Result<> KernelSide::load_foreign(LoadedChain& chain, const EgressConfig& config) const {
+  EgressProgram made;
+  made.name = config.program;
+  made.foreign = TRY(read_file(config.object));
+  made.object = std::make_unique<BpfObject>(TRY(BpfObject::open(config.object, made.foreign)));
+  TRY_VOID(made.object->load(config.program));
+  const int program = made.object->program_fd(config.program);
+  made.id = program_id(program);
+  TRY_VOID(chain.array.set(static_cast<u32>(chain.programs.size()), &program));
+  chain.programs.push_back(std::move(made));
+  return {};
 }
 
 Result<> KernelSide::add_port(const KernelPort& port, LoadedChain chain) {
   if (chains_.size() <= port.slot.value) chains_.resize(port.slot.value + 1u);
   chains_[port.slot.value] = std::move(chain);
+  const u32 slot = port.slot.value;
+  TRY_VOID(keys_.set(slot, &port.key));
+  TRY_VOID(slots_.set(port.key, &slot));
   TRY_VOID(set_entry(port));
   const u32 block = port.block + 1;
   return (port.ifindex.value < WEIR_NEAR_DEVICES ? devices_ : far_devices_).set(port.ifindex.value, &block);
@@ -267,7 +294,7 @@ Result<> KernelSide::set_entry(const KernelPort& port) {
   const u32 slot = port.slot.value, absent = port.deleted ? 1 : 0;
   const LoadedChain& chain = chains_[slot];
   const auto without = [&](const Devmap& map) -> Result<> {
-    if (Result<> gone = map.remove(slot); !gone && gone.error().failure != Failure::missing) return gone;
+    if (Result<> gone = map.remove(port.key); !gone && gone.error().failure != Failure::missing) return gone;
     return {};
   };
   TRY_VOID(absent_.set(slot, &absent));
@@ -277,12 +304,12 @@ Result<> KernelSide::set_entry(const KernelPort& port) {
     return without(ports_);
   }
   if (chain.programs.empty() || !chain.fused) {
-    TRY_VOID(ports_.set(slot, port.ifindex, entry_program(port.slot)));
+    TRY_VOID(ports_.set(port.key, port.ifindex, entry_program(port.slot)));
     fused_.remove(slot);
     return without(bare_ports_);
   }
   const int program = first_program(chain);
-  TRY_VOID(bare_ports_.set(slot, port.ifindex));
+  TRY_VOID(bare_ports_.set(port.key, port.ifindex));
   TRY_VOID(fused_.set(slot, &program));
   return without(ports_);
 }
@@ -304,7 +331,8 @@ Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& mem
     // them.
     // What runs before a redirect does not run before a flood.
     if (const LoadedChain& chain = chains_[member.value]; !chain.programs.empty() && (generic || chain.fused)) longest = 0;
-    longest = std::min(longest, port->longest);
+    // A broadcast leaves out a member that does not take frames of several buffers (kernel/bpf/devmap.c, is_valid_dst).
+    longest = std::min(longest, port->scatters ? port->longest : std::min(port->longest, single_buffer));
     TRY_VOID(map.set(member.value, port->ifindex, entry_program(member)));
     reachable.push_back(member);
   }
@@ -325,7 +353,8 @@ Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& mem
 
 Result<> KernelSide::prepare_chain_pins(const LoadedChain& chain, PortSlot slot) const {
   if (chain.array.fd() >= 0) TRY_VOID(pins_.prepare(chain_pin(slot), chain.array.fd()));
-  for (const EgressProgram& program : chain.programs) TRY_VOID(program.memory->prepare_pins());
+  for (const EgressProgram& program : chain.programs)
+    if (program.memory) TRY_VOID(program.memory->prepare_pins());
   return {};
 }
 
@@ -333,8 +362,12 @@ Result<> KernelSide::commit_chain_pins(const LoadedChain& chain, const LoadedCha
   std::vector<std::string> names, gone;
   if (chain.array.fd() >= 0) names.push_back(chain_pin(slot));
   if (old.array.fd() >= 0) gone.push_back(chain_pin(slot));
-  for (const EgressProgram& program : chain.programs) std::ranges::copy(program.memory->pin_names(), std::back_inserter(names));
-  for (const EgressProgram& program : old.programs) std::ranges::copy(program.memory->pin_names(), std::back_inserter(gone));
+  const auto collect = [](const LoadedChain& from, std::vector<std::string>& into) {
+    for (const EgressProgram& program : from.programs)
+      if (program.memory) std::ranges::copy(program.memory->pin_names(), std::back_inserter(into));
+  };
+  collect(chain, names);
+  collect(old, gone);
   for (const std::string& name : names) TRY_VOID(pins_.commit(name));
   for (const std::string& name : gone)
     if (std::ranges::find(names, name) == names.end()) pins_.remove(name);
@@ -359,8 +392,12 @@ Result<KernelSide::Ingress> KernelSide::make_ingress(const KernelPort& port, boo
   if (fused) TRY_VOID(object.use_maps_of(*first->second.object));
   else TRY_VOID(share(object));
   const std::string name = fused ? object.first_program() + "_entry" : "ingress";
+  stage_link stage{};
+  stage.frags = shape_.frags;
+  if (fused) stage = first->second.link;
   const ingress_link link{native ? 0 : mark_, port.slot.value, first_socket(port), port.queues, port.go, port.next, 0};
-  TRY_VOID(object.constants(".rodata.weir", program_link{{}, fused ? first->second.link : stage_link{}, link}));
+  TRY_VOID(object.constants(".rodata.weir", program_link{{}, stage, link}));
+  object.set_frags(shape_.frags);
   TRY_VOID(object.load(name));
   const int program = object.program_fd(name);
   return Ingress{std::move(object), program, {}, {}, link_pin(port), false, native};
@@ -482,7 +519,7 @@ Result<> KernelSide::trace() {
     if (trace_links_.size() == tracing.size()) return {};
     trace_links_.clear();
   }
-  const trace_link link{shape_.netns};
+  const trace_link link{shape_.netns, shape_.keyed};
   trace_.emplace(TRY(BpfObject::open("tracepoints", elf_of<::trace>())));
   TRY_VOID(share(*trace_));
   TRY_VOID(trace_->constants(".rodata.weir", link));
@@ -511,7 +548,8 @@ Result<> KernelSide::prepare_pins(const std::vector<const KernelMemory*>& others
   };
   for (const auto& [number, half] : halves_) TRY_VOID(put_memory(*half.memory));
   for (const LoadedChain& chain : chains_)
-    for (const EgressProgram& program : chain.programs) TRY_VOID(put_memory(*program.memory));
+    for (const EgressProgram& program : chain.programs)
+      if (program.memory) TRY_VOID(put_memory(*program.memory));
   for (const KernelMemory* memory : others) TRY_VOID(put_memory(*memory));
   for (const auto& [name, link] : trace_links_) TRY_VOID(put(name, link.get()));
   for (const Ingress& ingress : ingress_) TRY_VOID(put(ingress.pin, ingress.link.fd()));

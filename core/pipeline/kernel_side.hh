@@ -50,12 +50,13 @@ class KernelMemory final : public StageMemory {
 // One program of a port's egress chain, loaded.
 struct EgressProgram {
   std::string name;
-  u32 id = 0;  // the kernel's
+  std::vector<u8> foreign;  // the object file of one that is not ours
+  u32 id = 0;               // the kernel's
   u32 block = 0;
   std::unique_ptr<BpfObject> object;
   std::unique_ptr<KernelMemory> memory;
-  u8* settings = nullptr;  // the program's configuration; null: it has none
-  EgressChain::Step host;
+  u8* settings = nullptr;    // the program's configuration; null: it has none
+  EgressChain::Step host{};  // without a program: a foreign one, which runs in the kernel alone
 };
 
 // A port's egress chain, loaded for the one of the two places where it runs.
@@ -85,6 +86,8 @@ struct KernelPort {
   bool fused = false;    // where its egress chains run
   u32 egress_block = 0;  // the first of the 2 * max_egress_chain blocks that its chains use in turn
   bool deleted = false;  // its entry was, by command
+  u32 key = 0;           // of its device entry
+  bool scatters = true;  // the device takes frames of several buffers
 };
 
 // What it must know of a stage.
@@ -106,7 +109,10 @@ class KernelSide {
   struct Shape {
     u32 rows = 1, blocks = 1;
     u32 ports = WEIR_MAX_PORTS;
-    u32 netns = 0;  // inode of the network namespace
+    DevmapForm form = DevmapForm::array;
+    bool keyed = false;  // the ports' keys are not their slots
+    bool frags = false;  // frames may lie in several buffers
+    u32 netns = 0;       // inode of the network namespace
     bool adopt = false;
   };
   // Maps only; nothing touches a device before attach().
@@ -160,7 +166,7 @@ class KernelSide {
   // By which the ingress program of a port in generic mode knows frames that go up the host stack; see bpf/abi/to_stack.h.
   [[nodiscard]] u64 mark() const noexcept { return mark_; }
   // What the kernel holds for a port or a member of a group: the ids of its device and of its program; none: no entry.
-  // Keys are slots of ports.
+  // Keys of `entries` and `bare_entries` are those of the ports, of a group the ports' slots.
   [[nodiscard]] const Devmap& entries() const noexcept { return ports_; }
   [[nodiscard]] const Devmap& bare_entries() const noexcept { return bare_ports_; }  // of ports whose chain is fused
   [[nodiscard]] const Devmap& group(GroupSlot group) const { return group_maps_.at(group.value); }
@@ -195,6 +201,7 @@ class KernelSide {
   Result<> trace();
   Result<> share(BpfObject& object) const;
   Result<> load_egress(const KernelPort& port, LoadedChain& chain, const EgressConfig& config, const EgressModule& module, bool last) const;
+  Result<> load_foreign(LoadedChain& chain, const EgressConfig& config) const;
   // Returns when every program that ran at the call has come to its end, and the frames that it redirected are with their devices.
   Result<> wait_for_programs() const;
   Result<Ingress> make_ingress(const KernelPort& port, bool native) const;
@@ -210,7 +217,7 @@ class KernelSide {
   PinFolder pins_;
   Shape shape_;
   u64 mark_;
-  BpfMap accounts_, scratch_, stages_, fused_, absent_, sockets_, groups_, targets_, versions_;
+  BpfMap accounts_, scratch_, stages_, fused_, absent_, keys_, slots_, sockets_, groups_, targets_, versions_;
   Devmap ports_, bare_ports_;
   std::vector<Devmap> group_maps_;
   std::vector<std::vector<PortSlot>> group_members_;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "core/kernel/object.hh"
 #include "core/pipeline/egress_config.hh"
 
 namespace weir {
@@ -123,6 +124,13 @@ const Schema* Registry::stage(const std::string& name) const {
 std::string Registry::refuse_egress(const std::string& program, const ConfigNode& keys) const {
   const char* what = refuse_egress_config(*egress_.at(program).module->host, keys);
   return what != nullptr ? what : "";
+}
+
+std::string Registry::refuse_object(const std::string& file, const std::string& program, bool frags) const {
+  const Result<std::vector<u8>> bytes = read_file(file);
+  if (!bytes) return bytes.error().what;
+  const Result<BpfObject> object = BpfObject::open(file, *bytes);
+  return object ? object->refuse_on_entry(program, frags) : object.error().what + "; compile it by: clang -target bpf -g -O2 -c";
 }
 
 std::vector<std::pair<std::size_t, std::string>> Registry::refuse_order(const std::vector<std::string>& programs) const {

@@ -26,6 +26,7 @@ class Registry final : public Catalog {
   [[nodiscard]] const Schema* stage(const std::string& plugin) const override;
   [[nodiscard]] const Schema* egress(const std::string& program) const override;
   [[nodiscard]] std::string refuse_egress(const std::string& program, const ConfigNode& keys) const override;
+  [[nodiscard]] std::string refuse_object(const std::string& file, const std::string& program, bool frags) const override;
   [[nodiscard]] std::vector<std::pair<std::size_t, std::string>> refuse_order(const std::vector<std::string>& programs) const override;
   [[nodiscard]] std::vector<std::string> stages() const override;
   [[nodiscard]] std::vector<std::string> egress_programs() const override;

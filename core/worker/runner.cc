@@ -122,7 +122,7 @@ void Runner::miss(const Frame& frame) noexcept {
 }
 
 void Runner::emit(const Frame* frames, u32 number, PortSlot port) noexcept {
-  if (port.value >= path_.ports.size() || path_.ports[port.value].deleted) {
+  if (port.value >= path_.ports.size() || path_.ports[port.value].deleted || path_.ports[port.value].kernel_only) {
     for (u32 i = 0; i < number; ++i) miss(frames[i]);
     return;
   }
@@ -154,7 +154,7 @@ void Runner::flood(const Frame& frame, u32 group) noexcept {
   account& from = of(frame.port);
   for (const PortSlot& member : path_.groups[group]) {
     PortEntry& to = path_.ports[member.value];
-    if (member == frame.port || to.deleted || longest_of(to) == 0) continue;  // none of both halves' groups has who is down
+    if (member == frame.port || to.deleted || to.kernel_only || longest_of(to) == 0) continue;  // none of both halves' groups has who is down
     if (last != nullptr) {
       ++from.counter[WEIR_PORT_COPIES];
       if (Frame another; copy(frame, another)) collect(&another, 1, *last);

@@ -23,6 +23,9 @@ class FakeCatalog final : public Catalog {
  public:
   [[nodiscard]] const Schema* stage(const std::string& plugin) const override { return find(stages_, plugin); }
   [[nodiscard]] const Schema* egress(const std::string& program) const override { return find(egress_, program); }
+  [[nodiscard]] std::string refuse_object(const std::string& file, const std::string& program, bool) const override {
+    return file.ends_with("good.bpf.o") && program == "mine" ? "" : "it is not good";
+  }
   [[nodiscard]] std::vector<std::pair<std::size_t, std::string>> refuse_order(const std::vector<std::string>&) const override { return {}; }
   [[nodiscard]] std::string refuse_egress(const std::string& program, const ConfigNode& keys) const override {
     return program == "vlan_push" && keys.has("vid") && keys.integer("vid") == 13 ? "13 brings bad luck" : "";

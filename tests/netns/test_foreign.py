@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Egress programs of the user's own objects: where they run, and what is said of those that cannot."""
+import json
+
+import pytest
+from lab import BUILD, WEIR, frame, mac, run, wait_until
+
+PATCH = '[[pipeline]]\nname = "main"\n[[pipeline.stage]]\nplugin = "patch"\npairs = [["p0", "p1"]]\n'
+OBJECT = BUILD / "tests" / "foreign.bpf.o"
+
+
+def step(program="signs", file=OBJECT):
+    return f'{{ object = "{file}", program = "{program}" }}'
+
+
+def checked(tmp_path, text):
+    """What `weir check` says of a file: nothing, or each problem."""
+    file = tmp_path / "x.toml"
+    file.write_text(text)
+    done = run(WEIR, "check", file, check=False)
+    assert done.returncode == (2 if done.stderr else 0), done
+    return [line.split(": ", 1)[1] for line in done.stderr.splitlines()]
+
+
+def ports(chain, more=""):
+    return (f'[[port]]\nname = "p0"\ndevice = "p0"\npipeline = "main"\n[[port]]\nname = "p1"\ndevice = "p1"\npipeline = "main"\n{more}'
+            f'egress = [{chain}]\n')
+
+
+def test_a_foreign_program_runs_on_the_entry(lab):
+    left, right = lab.wires()
+    weir = lab.weir(ports(f'"count", {step()}') + PATCH)
+    for number in range(10):
+        left.send(frame(mac(1), mac(2), bytes([number])))
+    left.send(frame(mac(1), mac(2), b"", 0x1234))
+    assert right.hear(10) == [frame("02:00:00:00:00:fe", mac(2), bytes([number])) for number in range(10)]
+    now = weir.conserved()
+    assert [(row["program"], row["frames"]) for row in now["egress"]] == [("count", 11), ("signs", 11)]
+    assert weir.drops() == {("port p1", "device_refused"): 1}, "what it drops has a name"
+    shown = weir.ask("devmap", "list")["ports"][1]
+    assert ([each["program"] for each in shown["chain"]], shown["placement"]) == (["count", "signs"], "entry")
+    loaded = json.loads(run("bpftool", "-j", "prog", "show", "id", shown["chain"][1]["id"]).stdout)
+    assert loaded["name"] == "signs"
+
+
+def test_a_foreign_program_is_set_while_running(lab):
+    left, right = lab.wires()
+    weir = lab.weir(ports("", 'placement = "entry"\n') + PATCH)
+    weir.ask("egress", "set", "p1", step())
+    left.send(frame(mac(1), mac(2)))
+    assert right.hear(1) == [frame("02:00:00:00:00:fe", mac(2))]
+    weir.ask("egress", "set", "p1")
+    left.send(frame(mac(1), mac(2)))
+    assert right.hear(1) == [frame(mac(1), mac(2))]
+    done = run(WEIR, "egress", "set", "p0", step(), "--instance", weir.name, check=False)
+    assert (done.returncode, "the port's chain is fused" in done.stderr) == (2, True), done.stderr
+    weir.conserved()
+
+
+@pytest.mark.parametrize("chain,more,says", [
+    (step("attached"), "", f'program attached of {OBJECT} is in section "xdp", and the kernel takes for a device entry only one whose attach '
+                           'type is that of SEC("xdp/devmap"): write that'),
+    (step("on_a_cpu"), "", f'program on_a_cpu of {OBJECT} is in section "xdp/cpumap", and the kernel'),
+    (step("of_skbs"), "", f'program of_skbs of {OBJECT} is in section "tc", and the kernel'),
+    (step("signs_frags"), "", f'program signs_frags of {OBJECT} is for frames in several buffers, and the instance\'s are not'),
+    (step("nobody"), "", f"{OBJECT} has no program nobody; it has: signs, signs_frags, attached, on_a_cpu, of_skbs"),
+    (step(file="/nowhere.bpf.o"), "", "/nowhere.bpf.o: cannot be read, or is empty: No such file or directory"),
+    (step(file="/etc/passwd"), "", "open the BPF object of /etc/passwd"),
+    (step(), 'placement = "fused"\n', "a foreign program runs on the device entry alone"),
+    (f'{step()}, "count"', "", "a foreign program calls no other behind it; put it last"),
+    ('{ object = 7, program = "signs" }', "", "object: "),
+    (f'{{ object = "{OBJECT}", program = "signs", vid = 7 }}', "", "unknown key"),
+])
+def test_one_that_cannot_run_is_refused_by_check_with_the_reason(tmp_path, chain, more, says):
+    lines = checked(tmp_path, ports(chain, more) + PATCH)
+    assert len(lines) == 1 and says in lines[0], lines
+
+
+def test_a_program_without_frags_is_refused_where_frames_lie_in_several_buffers(tmp_path):
+    line, = checked(tmp_path, "[weir]\nfrags = true\n" + ports(step()) + PATCH)
+    assert 'is not for frames in several buffers, and the instance\'s are such: write SEC("xdp.frags/devmap")' in line
+    assert checked(tmp_path, "[weir]\nfrags = true\n" + ports(step("signs_frags")) + PATCH) == []
+
+
+def test_a_port_that_user_space_sends_to_as_well_is_refused(tmp_path, lab):
+    switch = '[[pipeline]]\nname = "main"\n[[pipeline.stage]]\nplugin = "l2_switch"\n'
+    line, = checked(tmp_path, ports(step()) + switch)
+    assert "stage main.l2_switch has user space send what it punts (new_address, moved), which would leave without it" in line
+    file = tmp_path / "y.toml"
+    file.write_text(ports(step()) + PATCH)
+    done = lab.switch.run(WEIR, "run", file, "--user-only", check=False)
+    assert (done.returncode, "kernel halves are off (--user-only)" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_relative_file_is_that_of_the_configurations_folder(tmp_path, lab):
+    (tmp_path / "mine.bpf.o").write_bytes(OBJECT.read_bytes())
+    assert checked(tmp_path, ports(step(file="mine.bpf.o")) + PATCH) == []
