@@ -182,9 +182,8 @@ std::string BpfObject::refuse_on_entry(std::string_view name, bool frags) const 
         "SEC(\"{}\"): write that",
         name, name_, section, wanted);
   if (section.starts_with("xdp.frags") == frags) return "";
-  return fmt::format(
-      "program {} of {} is {} frames in several buffers, and the instance's {}: write SEC(\"{}\"), or set [weir] frags = {}", name,
-      name_, frags ? "not for" : "for", frags ? "are such" : "are not", wanted, !frags);
+  return fmt::format("program {} of {} is {} frames in several buffers, and the instance's {}: write SEC(\"{}\"), or set [weir] frags = {}",
+                     name, name_, frags ? "not for" : "for", frags ? "are such" : "are not", wanted, !frags);
 }
 
 void BpfObject::set_frags(bool frags) noexcept {

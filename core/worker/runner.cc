@@ -154,7 +154,8 @@ void Runner::flood(const Frame& frame, u32 group) noexcept {
   account& from = of(frame.port);
   for (const PortSlot& member : path_.groups[group]) {
     PortEntry& to = path_.ports[member.value];
-    if (member == frame.port || to.deleted || to.kernel_only || longest_of(to) == 0) continue;  // none of both halves' groups has who is down
+    if (member == frame.port || to.deleted || to.kernel_only || longest_of(to) == 0)
+      continue;  // none of both halves' groups has who is down
     if (last != nullptr) {
       ++from.counter[WEIR_PORT_COPIES];
       if (Frame another; copy(frame, another)) collect(&another, 1, *last);
