@@ -1,20 +1,37 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // reference: the end that counts, and the forwarders that others are measured against.
-//   reference sink DEVICE FILE [FILE]   the first holds the frame that is to arrive, the second one that may arrive beside it
-//   reference bare IN OUT               redirects from IN to OUT
-//   reference bare_egress IN OUT        the same, with a program on the device entry
-// Says "ready"; answers each line on standard input with "NANOSECONDS WHOLE OTHER EGRESS SECOND"; goes when the input ends.
+//   reference sink DEVICE FILE [FILE]      the first holds the frame that is to arrive, the second one that may arrive beside it
+//   reference bare IN OUT                  redirects from IN to OUT
+//   reference bare_egress IN OUT           the same, with a program on the device entry
+//   reference entries IN OUT FORM NUMBER   redirects through NUMBER entries in turn, a power of two, all of them to OUT; FORM is array or hash
+//   reference group IN FORM OUT...         broadcasts from IN to all OUT
+// Says "ready"; answers each line on standard input with "NANOSECONDS WHOLE OTHER EGRESS SECOND REDIRECTED MISSED", of which the last two
+// are those of entries and group; goes when the input ends.
 #include <bpf/bpf.h>
 #include <errno.h>
 #include <net/if.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "bpf/abi/count.h"
+#include "bpf/abi/link.h"
 #include "sink.skel.h"
 
 enum { CPUS_MAX = 1024, FRAME_MAX = 1514 };
+enum mode { NO_MODE, SINK, BARE, BARE_EGRESS, ENTRIES, GROUP };
+static const __u32 sparse = 2654435761U;  // from key to key of a hash
+
+static enum mode mode_of(int words, char **word) {
+  const char *name = words > 1 ? word[1] : "";
+  if (!strcmp(name, "sink") && (words == 4 || words == 5)) return SINK;
+  if (!strcmp(name, "bare") && words == 4) return BARE;
+  if (!strcmp(name, "bare_egress") && words == 4) return BARE_EGRESS;
+  if (!strcmp(name, "entries") && words == 6) return ENTRIES;
+  if (!strcmp(name, "group") && words > 4) return GROUP;
+  return NO_MODE;
+}
 
 static int expect_frame(const char *path, volatile __u32 *length, volatile void *bytes) {
   unsigned char frame[FRAME_MAX] = {0};
@@ -25,11 +42,55 @@ static int expect_frame(const char *path, volatile __u32 *length, volatile void 
   return fclose(file);
 }
 
-static int redirect_to(const struct sink *programs, const char *device, int with_egress) {
-  const __u32 zero = 0;
-  const int program = with_egress ? bpf_program__fd(programs->progs.egress) : -1;
+static int shape_entries(const struct sink *programs, const char *form, __u32 number) {
+  const int hash = !strcmp(form, "hash");
+  if ((!hash && strcmp(form, "array")) || !number || (number & (number - 1))) {
+    errno = EINVAL;
+    return -1;
+  }
+  programs->rodata->last_entry = number - 1;
+  programs->rodata->spacing = hash ? sparse : 1;
+  return bpf_map__set_type(programs->maps.entries, hash ? BPF_MAP_TYPE_DEVMAP_HASH : BPF_MAP_TYPE_DEVMAP) ||
+         bpf_map__set_max_entries(programs->maps.entries, number);
+}
+
+// What must be known before the programs are loaded.
+static int prepare(enum mode mode, const struct sink *programs, int words, char **word) {
+  switch (mode) {
+    case SINK:
+      return expect_frame(word[3], &programs->rodata->frame_length, programs->rodata->frame) ||
+             (words == 5 && expect_frame(word[4], &programs->rodata->second_length, programs->rodata->second_frame));
+    case ENTRIES: return shape_entries(programs, word[4], (__u32)strtoul(word[5], NULL, 10));
+    case GROUP: return shape_entries(programs, word[3], WEIR_MAX_PORTS);  // a broadcast looks at every key of an array
+    default: return 0;
+  }
+}
+
+static int set_entry(const struct bpf_map *map, __u32 key, const char *device, int program) {
   const struct bpf_devmap_val entry = {.ifindex = if_nametoindex(device), .bpf_prog.fd = program};
-  return bpf_map_update_elem(bpf_map__fd(programs->maps.out), &zero, &entry, BPF_ANY);
+  return bpf_map_update_elem(bpf_map__fd(map), &key, &entry, BPF_ANY);
+}
+
+static int set_entries(enum mode mode, const struct sink *programs, int words, char **word) {
+  const __u32 spacing = programs->rodata->spacing, number = programs->rodata->last_entry + 1;
+  if (mode == BARE) return set_entry(programs->maps.out, 0, word[3], -1);
+  if (mode == BARE_EGRESS) return set_entry(programs->maps.out, 0, word[3], bpf_program__fd(programs->progs.egress));
+  if (mode == ENTRIES)
+    for (__u32 i = 0; i < number; i++)
+      if (set_entry(programs->maps.entries, i * spacing, word[3], -1)) return -1;
+  if (mode == GROUP)
+    for (__u32 i = 0; i + 4 < (__u32)words; i++)
+      if (set_entry(programs->maps.entries, i * spacing, word[4 + i], -1)) return -1;
+  return 0;
+}
+
+static const struct bpf_program *program_of(enum mode mode, const struct sink *programs) {
+  switch (mode) {
+    case SINK: return programs->progs.sink;
+    case ENTRIES: return programs->progs.in_turn;
+    case GROUP: return programs->progs.broadcast;
+    default: return programs->progs.bare;
+  }
 }
 
 static void answer(const struct sink *programs) {
@@ -51,7 +112,9 @@ static void answer(const struct sink *programs) {
     all.second += seen[cpu].second;
     egress += counted[cpu].frames[COUNT_UDP];
   }
-  printf("%llu %llu %llu %llu %llu\n", now.tv_sec * 1000000000ULL + (unsigned long long)now.tv_nsec, all.whole, all.other, egress, all.second);
+  const volatile struct sink__bss *forwarded = programs->bss;
+  printf("%llu %llu %llu %llu %llu %llu %llu\n", now.tv_sec * 1000000000ULL + (unsigned long long)now.tv_nsec, all.whole, all.other, egress,
+         all.second, forwarded->redirected, forwarded->missed);
   fflush(stdout);
 }
 
@@ -61,21 +124,19 @@ static int complain(const char *what, const char *device) {
 }
 
 int main(int words, char **word) {
-  const int is_sink = (words == 4 || words == 5) && !strcmp(word[1], "sink");
-  const int with_egress = words == 4 && !strcmp(word[1], "bare_egress");
-  if (!is_sink && !with_egress && (words != 4 || strcmp(word[1], "bare"))) {
-    fprintf(stderr, "usage: reference sink DEVICE FILE [FILE] | bare IN OUT | bare_egress IN OUT\n");
+  const enum mode mode = mode_of(words, word);
+  if (mode == NO_MODE) {
+    fprintf(stderr, "usage: reference sink DEVICE FILE [FILE] | bare IN OUT | bare_egress IN OUT | entries IN OUT FORM NUMBER | "
+                    "group IN FORM OUT...\n");
     return 2;
   }
   struct sink *programs = sink__open();
   if (!programs) return complain("open the programs for", word[2]);
-  if (is_sink && expect_frame(word[3], &programs->rodata->frame_length, programs->rodata->frame)) return complain("read the frame from", word[3]);
-  if (words == 5 && expect_frame(word[4], &programs->rodata->second_length, programs->rodata->second_frame))
-    return complain("read the second frame from", word[4]);
+  if (prepare(mode, programs, words, word)) return complain("prepare the programs for", word[2]);
   if (libbpf_num_possible_cpus() > CPUS_MAX || sink__load(programs)) return complain("load the programs for", word[2]);
-  if (!is_sink && redirect_to(programs, word[3], with_egress)) return complain("make a device entry for", word[3]);
+  if (set_entries(mode, programs, words, word)) return complain("make device entries for", word[2]);
   // A link goes with the process, whatever ends it.
-  struct bpf_link *link = bpf_program__attach_xdp(is_sink ? programs->progs.sink : programs->progs.bare, (int)if_nametoindex(word[2]));
+  struct bpf_link *link = bpf_program__attach_xdp(program_of(mode, programs), (int)if_nametoindex(word[2]));
   if (!link) return complain("attach to", word[2]);
   puts("ready");
   fflush(stdout);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause */
-/* sink: count the frames that come whole and drop them; and the yardsticks: a bare redirect, and an egress program for its entry. */
+/* sink: count the frames that come whole and drop them; and the yardsticks: a bare redirect, an egress program for its entry, a redirect
+ * through many entries, and a broadcast. */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -28,6 +29,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct bpf_devmap_val);
 } out SEC(".maps");
+
+/* Of the form and the size that the loader gives it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bpf_devmap_val);
+} entries SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -73,6 +82,36 @@ SEC("xdp") int sink(struct xdp_md *ctx)
 SEC("xdp") int bare(struct xdp_md *ctx)
 {
 	return bpf_redirect_map(&out, 0, XDP_DROP);
+}
+
+/* How many entries there are, a power of two, less one; and from key to key, an odd number. */
+const volatile __u32 last_entry;
+const volatile __u32 spacing;
+
+/* Plain counters: one CPU redirects. */
+__u64 redirected;
+__u64 missed;
+
+static __always_inline int count_redirect(long action)
+{
+	if (action == XDP_REDIRECT)
+		redirected++;
+	else
+		missed++;
+	return action;
+}
+
+/* All entries equally often, and not in the order in which they lie in memory, which the CPU would foresee. */
+SEC("xdp") int in_turn(struct xdp_md *ctx)
+{
+	__u32 entry = (__u32)(redirected + missed) * 0x9e3779b1u & last_entry;
+
+	return count_redirect(bpf_redirect_map(&entries, entry * spacing, XDP_DROP));
+}
+
+SEC("xdp") int broadcast(struct xdp_md *ctx)
+{
+	return count_redirect(bpf_redirect_map(&entries, 0, BPF_F_BROADCAST | BPF_F_EXCLUDE_INGRESS));
 }
 
 static __always_inline void count_l4(struct count_state *st, __u8 *proto, void *end)

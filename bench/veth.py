@@ -190,14 +190,15 @@ class Lab:
             self.run(where, "ethtool", "-K", which, "gro", "on")
 
     @contextlib.contextmanager
-    def wires(self):
+    def wires(self, sinks=1):
         """Devices for one slot: the kernel frees an AF_XDP socket's queue some time after the socket has gone."""
         self.join("source", "s0", "forwarder", "f0")
         try:
-            self.join("forwarder", "f1", "sink", "k0")
+            for number in range(sinks):
+                self.join("forwarder", f"f{number + 1}", "sink", f"k{number}")
             yield
         finally:
-            for device in ("f0", "f1"):
+            for device in (f"f{number}" for number in range(sinks + 1)):
                 self.run("forwarder", "ip", "link", "del", device, check=False)
 
     @contextlib.contextmanager
@@ -343,6 +344,12 @@ def measure(lab, name, seconds):
         chain, _ = CHAINS.get(name, ([], None))
         sink = stack.enter_context(lab.sink(*("forwarder", "f0") if name == "null" else ("sink", "k0"), chain))
         watched = stack.enter_context(CONTENDERS[name](lab))
+        return window(lab, sink, watched, seconds)
+
+
+def window(lab, sink, watched, seconds):
+    """Sends through a contender that runs already."""
+    with contextlib.ExitStack() as stack:
         probe(lab, sink, watched)
         probed = sink.ask()[1]
         source = stack.enter_context(lab.running("source", lab.bench / "live_source", "s0", lab.frame, cpu=SOURCE_CPU))
@@ -384,30 +391,30 @@ def in_turn(groups, number):
             for group, turns in groups[at:] + groups[:at] if turn < turns]
 
 
-def measure_group(lab, group, given, results):
+def measure_group(lab, group, given, results, measure_one):
     """A slot of each contender that runs. Whether something else used the CPU in one."""
     slots = {}
     for name in group:
         if not results[name]["error"]:
             try:
-                slots[name] = measure(lab, name, given.seconds)
+                slots[name] = measure_one(lab, name, given.seconds)
                 slots[name]["disturbed"] = slots[name]["others"] > given.others
             except CannotRun as reason:
                 results[name]["error"] = str(reason)
     return slots, any(slot["disturbed"] for slot in slots.values())
 
 
-def measure_rounds(lab, given):
+def measure_rounds(lab, given, measure_one=measure):
     """By contender: its slots, each with its round and turn, and why it does not run."""
     results = {name: {"slots": [], "error": None} for name in given.contenders}
     groups = groups_of(given.contenders)
     again = sum(turns for _, turns in groups) * given.rounds // AGAIN
     for number in range(given.rounds):
         for group, turn in in_turn(groups, number):
-            slots, disturbed = measure_group(lab, group, given, results)
+            slots, disturbed = measure_group(lab, group, given, results, measure_one)
             if disturbed and again > 0:
                 again -= 1
-                slots, _ = measure_group(lab, group, given, results)
+                slots, _ = measure_group(lab, group, given, results, measure_one)
             for name in group:
                 says = results[name]["error"]
                 if not says:
@@ -429,9 +436,9 @@ def summarise(results):
         result["disturbed"] = sum(slot["disturbed"] for slot in result["slots"])
 
 
-def ratios(results):
+def ratios(results, wanted=RATIOS):
     made = []
-    for above, below, target in RATIOS:
+    for above, below, target in wanted:
         if above in results and below in results:
             one, other = figures_of(results[above]), figures_of(results[below])
             if seen := spread([one[when] / other[when] for when in one if other.get(when)]):
