@@ -53,6 +53,39 @@ def test_a_killed_run_leaves_nothing():
     assert [path for folder in folders for path in pathlib.Path(folder).glob("bench-*")] == []
 
 
+def test_every_entry_is_used_and_every_member_gets_every_frame():
+    names = ["bare", "array_256", "hash_256", "group_array_1", "group_array_2", "group_hash_2"]
+    words = ["--build", BUILD, "--rounds", 1, "--others", 99, "--seconds", 0.05, "--contenders", ",".join(names), "--json"]
+    report = json.loads(run(ROOT / "bench" / "devmap.py", *words).stdout)
+    assert list(report["contenders"]) == names
+    for name, contender in report["contenders"].items():
+        assert contender["error"] is None, name
+        slot, = contender["slots"]
+        assert slot["frames"] > 256, (name, "the frames of the window are enough for all entries")
+        assert contender["members"] == (2 if name.endswith("_2") else 1)
+        copies = slot["copies"] or []
+        assert len(copies) == (contender["members"] if "group" in name else 0)
+        assert len(set(copies)) <= 1 and all(copy >= slot["frames"] for copy in copies), (name, copies)
+    assert [row["ratio"] for row in report["ratios"]] == [f"{name}/bare" for name in names[1:]]
+
+
+@pytest.mark.parametrize("form, number", [("list", 2), ("array", 3), ("hash", 0)])
+def test_the_reference_refuses_entries_that_it_cannot_use_in_turn(form, number):
+    done = run(BUILD / "bench" / "reference", "entries", "lo", "lo", form, number, check=False)
+    assert done.returncode == 1 and "Invalid argument" in done.stderr
+
+
+def test_every_egress_program_is_timed_and_makes_the_frame_that_the_host_build_makes():
+    programs = {path.name.removesuffix(".bpf.c") for path in (ROOT / "bpf" / "egress").glob("*.bpf.c")}
+    report = json.loads(run(ROOT / "bench" / "egress.py", "--build", BUILD, "--rounds", 2, "--passes", 1, "--repeat", 1000, "--json").stdout)
+    chains = {case["name"]: case["chain"] for case in report["cases"]}
+    assert list(chains)[:2] == ["none", "empty"]
+    assert {name for name, chain in chains.items() if chain == [name]} == programs | {"empty"}
+    assert sorted(len(chain) for chain in chains.values() if len(chain) != 1) == [0, 2, 2, 4, 4, 8, 8]
+    assert {case["name"] for case in report["cases"] if case["target_ns"]} <= programs
+    assert all(case["above_none"]["values"] == 2 for case in report["cases"])
+
+
 def test_every_frame_of_the_user_pipeline_comes_out_unchanged():
     assert "63 cases" in run(BUILD / "bench" / "pipeline", "--check").stdout
 
