@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import signal
 import sys
 
@@ -22,12 +23,19 @@ from veth import (POLLER_CPU, ROOT, SOURCE_CPU, STOPS, CannotRun, Lab, enter_own
                   summarise, wait_until, window)
 
 FORMS, ENTRIES, MEMBERS, FRAME_SIZE = ("array", "hash"), (2, 16, 256, 4096), (1, 2, 4, 8, 16), 60
+PORTS = int(re.search(r"#define WEIR_MAX_PORTS (\d+)", (ROOT / "bpf" / "abi" / "link.h").read_text())[1])
 ALL_ARRIVE_LIMIT_S = 2
+
+
+def group(form, room, members):
+    return ["group", "f0", form, room, *(f"f{member + 1}" for member in range(members))], members
+
+
 # Words of `reference`, and how many sinks there are. A group of one is what Weir makes a plain redirect of: `bare`.
 CONTENDERS = {"bare": (["bare", "f0", "f1"], 1),
               **{f"{form}_{number}": (["entries", "f0", "f1", form, number], 1) for form in FORMS for number in ENTRIES},
-              **{f"group_{form}_{number}": (["group", "f0", form, *(f"f{member + 1}" for member in range(number))], number)
-                 for form in FORMS for number in MEMBERS}}
+              **{f"group_{form}_{members}": group(form, PORTS, members) for form in FORMS for members in MEMBERS},
+              **{f"group_full_{members}": group("array", members, members) for members in MEMBERS}}
 RATIOS = [(name, "bare", None) for name in CONTENDERS if name != "bare"]
 
 

@@ -36,33 +36,44 @@ using kit::Packet;
 constexpr std::size_t frame_size = 64, headroom = 256;
 constexpr u32 longest_chain = 8;
 
+// So many rules, of which only the last one matches.
+std::string rules(u32 number) {
+  std::string all;
+  for (u32 i = 1; i < number; ++i) all += fmt::format("{{ action = \"drop\", dst = \"192.0.2.{}\", protocol = \"tcp\", dport = 80 }}, ", i);
+  return fmt::format("otherwise = \"drop\", rules = [{}{{ action = \"permit\", dst = \"10.0.0.0/8\", protocol = \"udp\" }}]", all);
+}
+
 // Every program that there is, with the keys of a plain use. `tagged`: it does its work on frames that have a tag.
 struct Use {
-  const char *program, *keys;
+  std::string name, program, keys;
   bool tagged = false;
 };
-const Use uses[] = {
-    {"empty", ""},
-    {"count", ""},
-    {"dscp", "set = 46"},
-    {"encap_ipip", R"(local = "192.0.2.1", remote = "198.51.100.1")"},
-    {"encap_vxlan", R"(vni = 7, local = "192.0.2.1", remote = "198.51.100.1", dst = "02:00:00:00:00:77")"},
-    {"mac_rewrite", R"(src = "02:00:00:00:00:66", dst = "02:00:00:00:00:77")"},
-    {"mtu_guard", "mtu = 1500"},
-    {"ttl", ""},
-    {"vlan_pop", "", true},
-    {"vlan_push", "vid = 100"},
-    {"vlan_rewrite", "vid = 200", true},
+const std::vector<Use> uses = {
+    {"empty", "empty", ""},
+    {"count", "count", ""},
+    {"dscp", "dscp", "set = 46"},
+    {"encap_ipip", "encap_ipip", R"(local = "192.0.2.1", remote = "198.51.100.1")"},
+    {"encap_vxlan", "encap_vxlan", R"(vni = 7, local = "192.0.2.1", remote = "198.51.100.1", dst = "02:00:00:00:00:77")"},
+    {"filter 1", "filter", rules(1)},
+    {"filter 8", "filter", rules(8)},
+    {"filter 64", "filter", rules(64)},
+    {"mac_rewrite", "mac_rewrite", R"(src = "02:00:00:00:00:66", dst = "02:00:00:00:00:77")"},
+    {"mtu_guard", "mtu_guard", "mtu = 1500"},
+    {"police", "police", "cir_bps = 800_000_000_000, burst_bytes = 1_000_000_000"},  // everything is green
+    {"ttl", "ttl", ""},
+    {"vlan_pop", "vlan_pop", "", true},
+    {"vlan_push", "vlan_push", "vid = 100"},
+    {"vlan_rewrite", "vlan_rewrite", "vid = 200", true},
 };
 
 struct Case {
   std::string name;
-  std::vector<std::string> chain;
+  std::vector<std::string> chain;  // of uses
 };
 
 std::vector<Case> cases() {
   std::vector<Case> made{{"none", {}}};
-  for (const Use& use : uses) made.push_back({use.program, {use.program}});
+  for (const Use& use : uses) made.push_back({use.name, {use.name}});
   for (const u32 length : {2u, 4u, 8u}) made.push_back({fmt::format("{} empty", length), std::vector<std::string>(length, "empty")});
   made.push_back({"2 programs", {"ttl", "mac_rewrite"}});
   made.push_back({"4 programs", {"ttl", "dscp", "mac_rewrite", "vlan_push"}});
@@ -70,9 +81,7 @@ std::vector<Case> cases() {
   return made;
 }
 
-const Use& use_of(const std::string& program) {
-  return *std::ranges::find_if(uses, [&](const Use& use) { return use.program == program; });
-}
+const Use& use_of(const std::string& name) { return *std::ranges::find(uses, name, &Use::name); }
 
 template <typename T>
 T must(Result<T> result) {
@@ -95,7 +104,7 @@ const Registry& registry() {
 // Programs without a row in the table.
 std::string forgotten() {
   for (const std::string& program : registry().egress_programs())
-    if (std::ranges::none_of(uses, [&](const Use& use) { return use.program == program; })) return program;
+    if (std::ranges::find(uses, program, &Use::program) == uses.end()) return program;
   return "";
 }
 
@@ -109,9 +118,9 @@ Packet frame_for(const Case& one) {
 
 std::vector<EgressConfig> configs_of(const Case& one) {
   std::string chain;
-  for (const std::string& program : one.chain) {
-    const std::string keys = use_of(program).keys;
-    chain += fmt::format("{{ program = \"{}\"{}{} }},", program, keys.empty() ? "" : ", ", keys);
+  for (const std::string& name : one.chain) {
+    const Use& use = use_of(name);
+    chain += fmt::format("{{ program = \"{}\"{}{} }},", use.program, use.keys.empty() ? "" : ", ", use.keys);
   }
   const auto parsed = parse_config(fmt::format("[[port]]\nname = \"p\"\ndriver = \"null\"\negress = [{}]\n", chain), one.name, registry());
   if (!parsed) broken(parsed.error().front().text().c_str());

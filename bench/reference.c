@@ -4,7 +4,7 @@
 //   reference bare IN OUT                  redirects from IN to OUT
 //   reference bare_egress IN OUT           the same, with a program on the device entry
 //   reference entries IN OUT FORM NUMBER   redirects through NUMBER entries in turn, a power of two, all of them to OUT; FORM is array or hash
-//   reference group IN FORM OUT...         broadcasts from IN to all OUT
+//   reference group IN FORM NUMBER OUT...  broadcasts from IN to all OUT, by a map that has room for NUMBER
 // Says "ready"; answers each line on standard input with "NANOSECONDS WHOLE OTHER EGRESS SECOND REDIRECTED MISSED", of which the last two
 // are those of entries and group; goes when the input ends.
 #include <bpf/bpf.h>
@@ -16,7 +16,6 @@
 #include <time.h>
 
 #include "bpf/abi/count.h"
-#include "bpf/abi/link.h"
 #include "sink.skel.h"
 
 enum { CPUS_MAX = 1024, FRAME_MAX = 1514 };
@@ -29,7 +28,7 @@ static enum mode mode_of(int words, char **word) {
   if (!strcmp(name, "bare") && words == 4) return BARE;
   if (!strcmp(name, "bare_egress") && words == 4) return BARE_EGRESS;
   if (!strcmp(name, "entries") && words == 6) return ENTRIES;
-  if (!strcmp(name, "group") && words > 4) return GROUP;
+  if (!strcmp(name, "group") && words > 5) return GROUP;
   return NO_MODE;
 }
 
@@ -61,7 +60,7 @@ static int prepare(enum mode mode, const struct sink *programs, int words, char 
       return expect_frame(word[3], &programs->rodata->frame_length, programs->rodata->frame) ||
              (words == 5 && expect_frame(word[4], &programs->rodata->second_length, programs->rodata->second_frame));
     case ENTRIES: return shape_entries(programs, word[4], (__u32)strtoul(word[5], NULL, 10));
-    case GROUP: return shape_entries(programs, word[3], WEIR_MAX_PORTS);  // a broadcast looks at every key of an array
+    case GROUP: return shape_entries(programs, word[3], (__u32)strtoul(word[4], NULL, 10));
     default: return 0;
   }
 }
@@ -79,8 +78,8 @@ static int set_entries(enum mode mode, const struct sink *programs, int words, c
     for (__u32 i = 0; i < number; i++)
       if (set_entry(programs->maps.entries, i * spacing, word[3], -1)) return -1;
   if (mode == GROUP)
-    for (__u32 i = 0; i + 4 < (__u32)words; i++)
-      if (set_entry(programs->maps.entries, i * spacing, word[4 + i], -1)) return -1;
+    for (__u32 i = 0; i + 5 < (__u32)words; i++)
+      if (set_entry(programs->maps.entries, i * spacing, word[5 + i], -1)) return -1;
   return 0;
 }
 
@@ -127,7 +126,7 @@ int main(int words, char **word) {
   const enum mode mode = mode_of(words, word);
   if (mode == NO_MODE) {
     fprintf(stderr, "usage: reference sink DEVICE FILE [FILE] | bare IN OUT | bare_egress IN OUT | entries IN OUT FORM NUMBER | "
-                    "group IN FORM OUT...\n");
+                    "group IN FORM NUMBER OUT...\n");
     return 2;
   }
   struct sink *programs = sink__open();
