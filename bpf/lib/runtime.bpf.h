@@ -267,6 +267,7 @@ static __always_inline int end_with_flood(struct stage_frame *frame, __u32 stage
 	__u32 *version = bpf_map_lookup_elem(&versions, &group);
 	__u32 port = frame_port(frame), at = group;
 	struct group_targets *to;
+	__u32 only, copies;
 	void *members;
 
 	if (!version)
@@ -276,15 +277,18 @@ static __always_inline int end_with_flood(struct stage_frame *frame, __u32 stage
 	members = bpf_map_lookup_elem(&groups, &at);
 	if (!to || !members || port >= WEIR_MAX_PORTS)
 		return end_with_drop(frame, WEIR_DROP_NO_GROUP);
+	/* While the port's register is the one that was compared: the verifier of 6.1 forgets that over a spill. */
+	only = to->only[port];
+	copies = to->fan_out[port] - 1;
 	if (to->longest < frame_length(frame->ctx))
 		return end_with_punt(frame, stage, 0);
-	if (to->only[port] == WEIR_NONE)
+	if (only == WEIR_NONE)
 		return end_with_drop(frame, WEIR_DROP_NO_ENTRY);
-	if (to->only[port] != WEIR_MANY)
-		return end_at_entry(frame, stage, to->only[port]); /* no member of a group is fused while "longest" says otherwise */
+	if (only != WEIR_MANY)
+		return end_at_entry(frame, stage, only); /* no member of a group is fused while "longest" says otherwise */
 	if (bpf_redirect_map(members, WEIR_FLOOD_KEY, BPF_F_BROADCAST | BPF_F_EXCLUDE_INGRESS) != XDP_REDIRECT)
 		return end_with_drop(frame, WEIR_DROP_NO_ENTRY);
-	frame->port->counter[WEIR_PORT_COPIES] += to->fan_out[port] - 1;
+	frame->port->counter[WEIR_PORT_COPIES] += copies;
 	count_flooded(frame, to);
 	return end_with(frame, WEIR_FLOOD, XDP_REDIRECT);
 }

@@ -347,7 +347,7 @@ Result<json> Instance::devmap() {
   for (u16 slot = 0; slot < path_->groups.size(); ++slot) {
     json group{{"group", slot}, {"name", topology_->groups()[slot].name}, {"members", json::array()}, {"entries", json::array()}};
     for (PortSlot member : path_->groups[slot]) group["members"].push_back(path_->ports[member.value].name);
-    for (const auto& [member, entry] : kernel_->group(GroupSlot{slot}).all()) group["entries"].push_back(entry_report(member, entry));
+    for (const auto& [member, entry] : kernel_->group(GroupSlot{slot})) group["entries"].push_back(entry_report(member.value, entry));
     group["flooded_by"] = kernel_->floods(GroupSlot{slot}) ? "kernel" : "user space";
     report["groups"].push_back(std::move(group));
   }

@@ -113,7 +113,8 @@ Result<> KernelSide::create_maps() {
   ports_ = TRY(Devmap::create("ports", shape_.form, WEIR_MAX_PORTS));
   bare_ports_ = TRY(Devmap::create("bare_ports", shape_.form, WEIR_MAX_PORTS));
   sockets_ = TRY(BpfMap::create("sockets", {BPF_MAP_TYPE_XSKMAP, 4, 4, WEIR_MAX_PORTS * max_queues, 0}));
-  groups_ = TRY(BpfMap::create("groups", {BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 2 * WEIR_MAX_GROUPS, 0}, ports_.map().fd()));
+  const Devmap group = TRY(Devmap::create("group", DevmapForm::array, 1));
+  groups_ = TRY(BpfMap::create("groups", {BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 2 * WEIR_MAX_GROUPS, 0}, group.map().fd()));
   targets_ = TRY(BpfMap::create("targets", {BPF_MAP_TYPE_ARRAY, 4, sizeof(group_targets), 2 * WEIR_MAX_GROUPS, 0}));
   versions_ = TRY(BpfMap::create("versions", {BPF_MAP_TYPE_ARRAY, 4, 4, WEIR_MAX_GROUPS, 0}));
   devices_ = TRY(BpfMap::create("devices", {BPF_MAP_TYPE_ARRAY, 4, 4, WEIR_NEAR_DEVICES, 0}));
@@ -257,8 +258,9 @@ Result<LoadedChain> KernelSide::replace_chain(const KernelPort& port, LoadedChai
 // (kernel/bpf/devmap.c, bq_enqueue), so that none sees two chains.
 Result<> KernelSide::put_chain_in_place(const KernelPort& port) {
   TRY_VOID(set_entry(port));
-  for (const Devmap& group : group_maps_)
-    if (group.map().fd() >= 0 && group.get(port.slot.value)) TRY_VOID(group.set(port.slot.value, port.ifindex, entry_program(port.slot)));
+  for (const Group& group : group_maps_)
+    for (u32 place = 0; place < group.places.size(); ++place)
+      if (group.places[place] == port.slot) TRY_VOID(group.map.set(place, port.ifindex, entry_program(port.slot)));
   return {};
 }
 
@@ -317,7 +319,6 @@ Result<> KernelSide::set_entry(const KernelPort& port) {
 Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& members, const std::vector<KernelPort>& ports) {
   if (group_maps_.size() <= group.value) group_maps_.resize(group.value + 1u), group_members_.resize(group.value + 1u);
   if (!attached_) group_members_[group.value] = members;  // also of a try that fails: attach() makes it again
-  Devmap map = TRY(Devmap::create("group", DevmapForm::array, WEIR_MAX_PORTS));
   const bool generic = std::ranges::any_of(ports, [](const KernelPort& port) { return port.mode == Mode::generic; });
   u32 longest = ~0u;
   std::vector<PortSlot> reachable;  // a broadcast would skip a device that is down without a word
@@ -333,8 +334,13 @@ Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& mem
     if (const LoadedChain& chain = chains_[member.value]; !chain.programs.empty() && (generic || chain.fused)) longest = 0;
     // A broadcast leaves out a member that does not take frames of several buffers (kernel/bpf/devmap.c, is_valid_dst).
     longest = std::min(longest, port->scatters ? port->longest : std::min(port->longest, single_buffer));
-    TRY_VOID(map.set(member.value, port->ifindex, entry_program(member)));
     reachable.push_back(member);
+  }
+  // As large as it is full: a broadcast looks at every key of an array, at some 4 ns for each that is empty (bench/README.md).
+  Devmap map = TRY(Devmap::create("group", DevmapForm::array, std::max<u32>(1, static_cast<u32>(reachable.size()))));
+  for (u32 place = 0; place < reachable.size(); ++place) {
+    const auto port = std::ranges::find(ports, reachable[place], &KernelPort::slot);
+    TRY_VOID(map.set(place, port->ifindex, entry_program(port->slot)));
   }
   const group_targets targets = targets_of(reachable, longest);
   const int fd = map.map().fd();
@@ -346,7 +352,7 @@ Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& mem
   TRY_VOID(targets_.set(at, &targets));
   TRY_VOID(versions_.set(group.value, &version));
   if (attached_) TRY_VOID(wait_for_programs());
-  group_maps_[group.value] = std::move(map);
+  group_maps_[group.value] = {std::move(map), std::move(reachable)};
   group_members_[group.value] = members;
   return {};
 }
@@ -372,6 +378,14 @@ Result<> KernelSide::commit_chain_pins(const LoadedChain& chain, const LoadedCha
   for (const std::string& name : gone)
     if (std::ranges::find(names, name) == names.end()) pins_.remove(name);
   return {};
+}
+
+std::vector<std::pair<PortSlot, DeviceEntry>> KernelSide::group(GroupSlot group) const {
+  const Group& held = group_maps_.at(group.value);
+  std::vector<std::pair<PortSlot, DeviceEntry>> entries;
+  for (const auto& [place, entry] : held.map.all()) entries.emplace_back(held.places[place], entry);
+  std::ranges::sort(entries, {}, [](const auto& each) { return each.first.value; });
+  return entries;
 }
 
 bool KernelSide::floods(GroupSlot group) const noexcept {

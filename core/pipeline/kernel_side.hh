@@ -166,10 +166,10 @@ class KernelSide {
   // By which the ingress program of a port in generic mode knows frames that go up the host stack; see bpf/abi/to_stack.h.
   [[nodiscard]] u64 mark() const noexcept { return mark_; }
   // What the kernel holds for a port or a member of a group: the ids of its device and of its program; none: no entry.
-  // Keys of `entries` and `bare_entries` are those of the ports, of a group the ports' slots.
+  // Keys of `entries` and `bare_entries` are those of the ports.
   [[nodiscard]] const Devmap& entries() const noexcept { return ports_; }
   [[nodiscard]] const Devmap& bare_entries() const noexcept { return bare_ports_; }  // of ports whose chain is fused
-  [[nodiscard]] const Devmap& group(GroupSlot group) const { return group_maps_.at(group.value); }
+  [[nodiscard]] std::vector<std::pair<PortSlot, DeviceEntry>> group(GroupSlot group) const;
   // Whether it is the kernel that floods to the group; else one of its members takes no broadcast.
   [[nodiscard]] bool floods(GroupSlot group) const noexcept;
   [[nodiscard]] const std::string& pin_path() const noexcept { return pins_.path(); }
@@ -219,7 +219,11 @@ class KernelSide {
   u64 mark_;
   BpfMap accounts_, scratch_, stages_, fused_, absent_, keys_, slots_, sockets_, groups_, targets_, versions_;
   Devmap ports_, bare_ports_;
-  std::vector<Devmap> group_maps_;
+  struct Group {
+    Devmap map;
+    std::vector<PortSlot> places;  // of its entries: their keys
+  };
+  std::vector<Group> group_maps_;
   std::vector<std::vector<PortSlot>> group_members_;
   std::map<u32, StageHalf> halves_;  // by stage number
   std::vector<LoadedChain> chains_;  // by port slot

@@ -111,7 +111,7 @@ class Flood:
         sink.popen.stdin.write("\n")
         sink.popen.stdin.flush()
         wait_until(lambda: sink.text().count("\n") > before, "the sink answers")
-        _, whole, other, _, second = map(int, sink.text().splitlines()[-1].split())
+        _, whole, other, _, second, *_ = map(int, sink.text().splitlines()[-1].split())
         return whole, second, other
 
     def stop(self):

@@ -55,6 +55,20 @@ def test_a_hash_may_be_asked_for_without_keys(lab):
     weir.conserved()
 
 
+def test_floods_reach_their_members_over_keys_beyond_an_array(make_lab):
+    lab = make_lab(3)
+    wires = lab.wires()
+    text = "".join(f'[[port]]\nname = "p{n}"\ndevice = "p{n}"\nkey = {1000 * n}\npipeline = "main"\negress = ["count"]\n' for n in range(3))
+    weir = lab.weir(text + '[[pipeline]]\nname = "main"\n[[pipeline.stage]]\nplugin = "l2_switch"\n')
+    wires[0].send(frame(mac(1), "ff:ff:ff:ff:ff:ff"))
+    assert [wire.hear(1) for wire in wires[1:]] == [[frame(mac(1), "ff:ff:ff:ff:ff:ff")]] * 2
+    wires[1].send(frame(mac(2), mac(1)))
+    assert wires[0].hear(1) == [frame(mac(2), mac(1))]
+    shown = weir.ask("devmap", "list")
+    assert [entry["key"] for entry in shown["groups"][0]["entries"]] == [0, 1000, 2000]
+    weir.conserved()
+
+
 def test_sixteen_groups_at_once_each_have_their_members(make_lab):
     lab = make_lab(4)
     lab.wires()
