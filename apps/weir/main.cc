@@ -91,7 +91,10 @@ Result<> group_leave(const Arguments& arguments) {
 }
 Result<> egress(const Arguments& arguments) { return put(arguments, {{"ask", "egress"}}, show_egress); }
 Result<> egress_set(const Arguments& arguments) {
-  return put(arguments, {{"ask", "egress set"}, {"port", arguments.port}, {"chain", arguments.chain}}, show_egress);
+  return put(
+      arguments,
+      {{"ask", "egress set"}, {"port", arguments.port}, {"chain", arguments.chain}, {"folder", std::filesystem::current_path().string()}},
+      show_egress);
 }
 
 // The running instance reads the file, and may stand in another folder.

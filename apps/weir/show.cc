@@ -191,6 +191,7 @@ std::string show_rates(const json& before, const json& now) {
   Table egress({"egress of", "program", "kernel/s", "user/s", "drop/s"});
   for (std::size_t i = 0; i < now["egress"].size() && i < before["egress"].size(); ++i) {
     const json &then = before["egress"][i], &program = now["egress"][i];
+    if (then["port"] != program["port"] || then["program"] != program["program"]) continue;  // a chain was replaced between the two
     egress.add(
         {program["port"], program["program"], rate(then, program, "kernel"), rate(then, program, "user"), rate(then, program, "drop")});
   }

@@ -12,6 +12,12 @@ enum weir_go {
 	WEIR_GO_STACK,	/* there is no next stage */
 };
 
+/* What the kernel must know of a port before it looks for its device entry, in the map "entries". */
+enum weir_entry {
+	WEIR_ENTRY_DELETED = 1,	/* by command: a redirect to it is a miss. Others without an entry are those that only user space sends to */
+	WEIR_ENTRY_FUSED = 2,	/* its egress chain runs before the redirect */
+};
+
 struct ingress_link {
 	__u64 mark;	/* generic mode: see struct to_stack_ring; 0: native */
 	__u32 port;	/* slot: key of the map "ports", and the port's block in the accounts */
@@ -28,7 +34,7 @@ struct stage_link {
 	__u32 go;
 	__u32 next;
 	__u32 ports;	/* of the instance: their slots are below */
-	__u32 miss;	/* XDP action of a redirect to a port that has no entry; see "absent" in bpf/lib/runtime.bpf.h */
+	__u32 miss;	/* XDP action of a redirect to a port that has no entry; see end_with_miss() in bpf/lib/runtime.bpf.h */
 	__u32 keyed;	/* the map "ports" has keys that are not the ports' slots: "keys" tells them */
 	__u32 frags;	/* frames may lie in several buffers; also in a program without a stage */
 };

@@ -50,14 +50,21 @@ struct {
 	__type(value, __u32);
 } fused SEC(".maps");
 
-/* By slot: 1 for a port whose entry was deleted. Looked at on a miss alone: other ports without an entry are those that only user space
- * sends to. */
+/* Of the ports whose egress chain is fused: entries without a program. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, WEIR_MAX_PORTS);
+	__type(key, __u32);
+	__type(value, struct bpf_devmap_val);
+} bare_ports SEC(".maps");
+
+/* By slot: how a port is to be reached, of enum weir_entry. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, WEIR_MAX_PORTS);
 	__type(key, __u32);
 	__type(value, __u32);
-} absent SEC(".maps");
+} entries SEC(".maps");
 
 /* By slot: the port's key in "ports". */
 struct {
@@ -203,9 +210,9 @@ static __always_inline void count_flooded(const struct stage_frame *frame, const
  * entry was deleted, or it is no port at all. */
 static __always_inline int end_with_miss(struct stage_frame *frame, __u32 stage, __u32 port, int action)
 {
-	__u32 *deleted = bpf_map_lookup_elem(&absent, &port);
+	__u32 *entry = bpf_map_lookup_elem(&entries, &port);
 
-	if (deleted && !*deleted && port < program_link.stage.ports)
+	if (entry && !(*entry & WEIR_ENTRY_DELETED) && port < program_link.stage.ports)
 		return end_with_punt(frame, stage, 0);
 	if (action == XDP_PASS) {
 		frame->port->counter[WEIR_PORT_MISS_STACK]++;
@@ -221,6 +228,8 @@ static __always_inline int end_at_entry(struct stage_frame *frame, __u32 stage, 
 	__u32 key = port, *own = program_link.stage.keyed ? bpf_map_lookup_elem(&keys, &port) : 0;
 	int action;
 
+	if (port >= program_link.stage.ports) /* it has no key of its own, and must not go by another port's */
+		return end_with_miss(frame, stage, port, program_link.stage.miss);
 	if (own)
 		key = *own;
 	action = bpf_redirect_map(&ports, key, program_link.stage.miss);
@@ -248,11 +257,13 @@ FUSED_TREE(fused_16, 8, fused_8)
 FUSED_TREE(fused_32, 16, fused_16)
 FUSED_TREE(fused_64, 32, fused_32)
 
-/* Through the target's egress chain here, if it is fused; else through its device entry. What is counted before a tail call that does not
- * jump is counted again as what it became. */
+/* Through the target's egress chain here, if it is fused; else through its device entry. A tail call does not come back, so the verdict is
+ * counted before it; in the moment in which the chain goes, the call finds nothing, and the verdict is what comes of it. */
 static __always_inline int end_with_redirect(struct stage_frame *frame, __u32 stage, __u32 port)
 {
-	if (port < program_link.stage.ports) {
+	__u32 *entry = bpf_map_lookup_elem(&entries, &port);
+
+	if (entry && *entry & WEIR_ENTRY_FUSED && port < program_link.stage.ports) {
 		end_with(frame, WEIR_REDIRECT, XDP_REDIRECT);
 		fused_64(frame->ctx, port, 0);
 		frame->port->verdict[WEIR_REDIRECT]--;

@@ -29,12 +29,14 @@ static __always_inline void *stage_header(const struct stage_frame *frame, __u32
 	return at + size > (void *)(long)frame->ctx->data_end ? 0 : at;
 }
 
-/* Whether the port has a device entry, so that a redirect to it does not leave the kernel. False also where its egress chain is fused. */
+/* Whether the port has a device entry, so that a redirect to it does not leave the kernel. */
 static __always_inline int stage_has_entry(__u32 port)
 {
 	__u32 *own = program_link.stage.keyed ? bpf_map_lookup_elem(&keys, &port) : 0;
 
-	return bpf_map_lookup_elem(&ports, own ? own : &port) != 0;
+	if (port >= program_link.stage.ports)
+		return 0;
+	return bpf_map_lookup_elem(&ports, own ? own : &port) || bpf_map_lookup_elem(&bare_ports, own ? own : &port);
 }
 
 /* One of the plugin's own counters, in the order in which it declares them. */

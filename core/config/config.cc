@@ -105,7 +105,7 @@ class Reader {
   }
   std::expected<Config, Problems> read() &&;
   // Of a table that holds `egress` alone.
-  std::expected<std::vector<EgressConfig>, Problems> chain() &&;
+  std::expected<std::vector<EgressConfig>, Problems> chain(const std::string& folder, bool frags) &&;
 
  private:
   struct Device {
@@ -149,8 +149,10 @@ class Reader {
   static inline const toml::table none_;
 };
 
-std::expected<std::vector<EgressConfig>, Problems> Reader::chain() && {
+std::expected<std::vector<EgressConfig>, Problems> Reader::chain(const std::string& folder, bool frags) && {
   PortConfig port;
+  config_.file = folder.empty() ? "" : folder + "/";
+  config_.frags = frags;
   egress(*root_.get("egress"), "egress", port);
   if (check_.clean()) return std::move(port.egress);
   Problems problems = std::move(check_).problems();
@@ -470,8 +472,8 @@ std::expected<Config, Problems> parse_config(std::string_view text, const std::s
   return std::unexpected(Problems{{file, {at.line, at.column}, "", fmt::format("not TOML: {}", one_line(parsed.error().description()))}});
 }
 
-std::expected<std::vector<EgressConfig>, Problems> parse_egress(const std::vector<std::string>& words, const Catalog& catalog) {
-  std::vector<EgressConfig> chain;
+std::expected<std::vector<EgressConfig>, Problems> parse_egress(const std::vector<std::string>& words, const std::string& folder,
+                                                                bool frags, const Catalog& catalog) {
   toml::array steps;
   for (const std::string& word : words) {
     std::string text = word;
@@ -488,7 +490,7 @@ std::expected<std::vector<EgressConfig>, Problems> parse_egress(const std::vecto
   }
   toml::table root;
   root.insert("egress", std::move(steps));
-  return Reader(root, "", catalog).chain();
+  return Reader(root, "", catalog).chain(folder, frags);
 }
 
 std::expected<Config, Problems> load_config(const std::string& file, const Catalog& catalog) {

@@ -97,7 +97,9 @@ constexpr std::size_t max_egress_chain = 8;
 std::expected<Config, Problems> load_config(const std::string& file, const Catalog& catalog);
 // The same from text; `file` is only for messages.
 std::expected<Config, Problems> parse_config(std::string_view text, const std::string& file, const Catalog& catalog);
-// An egress chain from the words of a command: each "NAME", "NAME,KEY=VALUE,…" or a table as in the file, "{ program = …, … }".
-std::expected<std::vector<EgressConfig>, Problems> parse_egress(const std::vector<std::string>& words, const Catalog& catalog);
+// An egress chain from the words of a command: each "NAME", "NAME,KEY=VALUE,…" or a table as in the file, "{ program = …, … }". Objects are
+// looked for in `folder`.
+std::expected<std::vector<EgressConfig>, Problems> parse_egress(const std::vector<std::string>& words, const std::string& folder,
+                                                                bool frags, const Catalog& catalog);
 
 }  // namespace weir

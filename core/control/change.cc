@@ -68,14 +68,14 @@ KernelPort* Instance::kernel_port(PortSlot slot) noexcept {
 struct Instance::NextChain {
   PortSlot slot;
   std::vector<EgressConfig> configs;
+  u32 generation;
   LoadedChain kernel;  // of a port with a device
   PlainChain plain;    // of another
 };
 
 Result<Instance::NextChain> Instance::prepare_chain(PortSlot slot, std::vector<EgressConfig> configs) {
-  NextChain next{slot, std::move(configs), {}, {}};
-  const u32 generation = ++generations_[slot.value];
-  const u32 first = topology_->egress_block(slot) + generation % 2 * static_cast<u32>(max_egress_chain);
+  NextChain next{slot, std::move(configs), generations_[slot.value] + 1, {}, {}};
+  const u32 first = topology_->egress_block(slot) + next.generation % 2 * static_cast<u32>(max_egress_chain);
   // Of the chain before the present one, whose counters are among the retired.
   for (u32 row = 0; row < path_->accounts.rows(); ++row)
     for (u32 place = 0; place < max_egress_chain; ++place) path_->accounts.at(row, first + place) = account{};
@@ -84,7 +84,7 @@ Result<Instance::NextChain> Instance::prepare_chain(PortSlot slot, std::vector<E
     next.plain = make_plain_chain(next.configs, first);
     return next;
   }
-  next.kernel = TRY_WITHIN("port " + port->name, kernel_->load_chain(*port, next.configs, registry_, generation));
+  next.kernel = TRY_WITHIN("port " + port->name, kernel_->load_chain(*port, next.configs, registry_, next.generation));
   TRY_VOID(kernel_->prepare_chain_pins(next.kernel, slot));
   return next;
 }
@@ -95,7 +95,7 @@ Result<> Instance::put_in_place(NextChain next) {
   const EgressChain before = entry.egress;
   KernelPort* port = kernel_port(next.slot);
   LoadedChain old;
-  if (port != nullptr) old = TRY_WITHIN("port " + port->name, kernel_->replace_chain(*port, std::move(next.kernel)));
+  if (port != nullptr) old = TRY_WITHIN("port " + port->name, kernel_->replace_chain(*port, std::move(next.kernel), kernel_ports_));
   EgressChain steps = next.plain.steps;
   if (port != nullptr)
     for (const EgressProgram& program : kernel_->chain(next.slot).programs)
@@ -106,6 +106,8 @@ Result<> Instance::put_in_place(NextChain next) {
     entry.kernel_only = kernel_only;
   });
   retire(next.slot, before);
+  generations_[next.slot.value] = next.generation;
+  chains_[next.slot.value] = std::move(next.configs);
   plain_chains_[next.slot.value] = std::move(next.plain);
   if (port != nullptr) {
     if (Result<> pinned = kernel_->commit_chain_pins(kernel_->chain(next.slot), old, next.slot); !pinned)
@@ -135,11 +137,15 @@ Result<> Instance::expect_allowed(PortSlot slot, const std::vector<EgressConfig>
     return invalid(
         "port {}: a foreign program runs on the device entry alone, and the port's chain is fused; start with placement = \"entry\"",
         port.name);
+  if (!kernel_port(slot)->redirectable)
+    return fail("port {}: a foreign program runs in the kernel alone, and nothing can be redirected to it: {}", port.name,
+                fmt::join(port_warnings_[slot.value], "; "));
   if (options_.user_only) return invalid("a foreign program runs in the kernel alone, and kernel halves are off (--user-only)");
   if (const std::string why = topology_->refuse_foreign(chain); !why.empty()) return invalid("port {}: {}", port.name, why);
   return {};
 }
 
+// All of them, or none: those that are in place when another one fails give way to what was there.
 Result<> Instance::change_chains(std::vector<std::pair<PortSlot, std::vector<EgressConfig>>> wanted) {
   std::vector<NextChain> ready;
   const auto prepare = [&]() -> Result<> {
@@ -147,14 +153,22 @@ Result<> Instance::change_chains(std::vector<std::pair<PortSlot, std::vector<Egr
     return {};
   };
   Result<> done = prepare();
+  std::vector<std::pair<PortSlot, std::vector<EgressConfig>>> replaced;
   for (NextChain& next : ready) {
     if (!done) break;
-    const u16 slot = next.slot.value;
-    std::vector<EgressConfig> configs = next.configs;
+    const PortSlot slot = next.slot;
+    std::vector<EgressConfig> before = chains_[slot.value];
     done = put_in_place(std::move(next));
-    if (done) chains_[slot] = std::move(configs);
+    if (done) replaced.emplace_back(slot, std::move(before));
   }
-  if (!done && kernel_) kernel_->pins().forget_prepared();
+  if (!done) {
+    if (kernel_) kernel_->pins().forget_prepared();
+    for (auto& [slot, before] : replaced) {
+      Result<NextChain> back = prepare_chain(slot, std::move(before));
+      const Result<> restored = back ? put_in_place(std::move(*back)) : Result<>(std::unexpected(std::move(back).error()));
+      if (!restored) warn(fmt::format("port {}: {}; it keeps its new egress chain", path_->ports[slot.value].name, restored.error().what));
+    }
+  }
   note_layout();
   return done;
 }
@@ -174,7 +188,8 @@ Result<json> Instance::set_egress(const json& question) {
   const auto chain = question.find("chain");
   if (chain == question.end() || !chain->is_array() || !std::ranges::all_of(*chain, [](const json& word) { return word.is_string(); }))
     return invalid("the question has no chain");
-  auto configs = parse_egress(chain->get<std::vector<std::string>>(), registry_);
+  const std::string folder = question.contains("folder") ? TRY(text(question, "folder")) : "";
+  auto configs = parse_egress(chain->get<std::vector<std::string>>(), folder, topology_->config().frags, registry_);
   if (!configs) return std::unexpected(Error{Failure::invalid, lines(configs.error())});
   TRY_VOID(expect_allowed(slot, *configs));
   TRY_VOID(change_chains({{slot, std::move(*configs)}}));
@@ -206,12 +221,11 @@ Result<> Instance::delete_entry(PortSlot slot, bool deleted) {
   if (KernelPort* port = kernel_port(slot)) {
     const bool before = std::exchange(port->deleted, deleted);
     Result<> done = kernel_->set_entry(*port);
-    for (u16 group = 0; done && group < path_->groups.size(); ++group)
-      if (std::ranges::find(path_->groups[group], slot) != path_->groups[group].end())
-        done = kernel_->set_group(GroupSlot{group}, path_->groups[group], kernel_ports_);
+    if (done) done = kernel_->set_groups_of(*port, kernel_ports_);
     if (!done) {
       port->deleted = before;
       static_cast<void>(kernel_->set_entry(*port));
+      static_cast<void>(kernel_->set_groups_of(*port, kernel_ports_));
       return done;
     }
   }
@@ -236,8 +250,18 @@ Result<json> Instance::change_group(const json& question, bool join) {
   if (join) members.push_back(slot);
   else members.erase(at);
   TRY_VOID(set_members(group, std::move(members)));
-  note_layout();
   return devmap();
+}
+
+// Whether the file of a foreign program has other bytes than what runs.
+bool Instance::is_built_anew(PortSlot slot) const {
+  for (std::size_t place = 0; place < chains_[slot.value].size(); ++place) {
+    const std::string& file = chains_[slot.value][place].object;
+    if (const Result<std::vector<u8>> bytes = read_file(file);
+        !file.empty() && bytes && *bytes != kernel_->chain(slot).programs[place].foreign)
+      return true;
+  }
+  return false;
 }
 
 // The difference between two files, not between a file and what runs: what commands have changed stays, where the file did not change.
@@ -250,7 +274,8 @@ Result<json> Instance::reload(const json& question) {
   json changed = json::array();
   for (u16 slot = 0; slot < path_->ports.size(); ++slot) {
     const PortConfig& port = next->config().ports[slot];
-    if (same_chain(topology_->config().ports[slot].egress, port.egress)) continue;
+    if (same_chain(topology_->config().ports[slot].egress, port.egress) && !is_built_anew(PortSlot{slot})) continue;
+    TRY_VOID(expect_allowed(PortSlot{slot}, port.egress));
     chains.emplace_back(PortSlot{slot}, port.egress);
     changed.push_back("egress of port " + port.name);
   }

@@ -24,8 +24,11 @@ std::string mtu_problem(const PortConfig& port, const Netdev& netdev, u32 frame_
   const u32 room = payload(frame_size) - ETH_HLEN - vlan_tag;
   if (netdev.mtu <= room) return "";
   const bool larger_helps = frame_size < 4096 && netdev.mtu <= payload(4096) - ETH_HLEN - vlan_tag;
-  return fmt::format("port {}: device {} has MTU {}, but a frame of {} bytes has room for {}: {}ip link set dev {} mtu {}", port.name,
-                     netdev.name, netdev.mtu, frame_size, room, larger_helps ? "set [frames] size = 4096, or: " : "", netdev.name, room);
+  return fmt::format(
+      "port {}: device {} has MTU {}, but a frame of {} bytes has room for {}: {}set [weir] frags = true, with which longer frames pass "
+      "through "
+      "the kernel alone, or: ip link set dev {} mtu {}",
+      port.name, netdev.name, netdev.mtu, frame_size, room, larger_helps ? "set [frames] size = 4096, or " : "", netdev.name, room);
 }
 
 std::string queue_problem(const PortConfig& port, const Netdev& netdev) {

@@ -394,21 +394,24 @@ Result<> Instance::follow(KernelPort& port, const Netdev& netdev) {
   const PortConfig& config = topology_->config().ports[port.slot.value];
   if (netdev.queues > KernelSide::max_queues)
     return fail("it has {} queues, weir serves at most {}", netdev.queues, KernelSide::max_queues);
+  TRY_VOID(XdpLink::expect_free(netdev.ifindex));
   auto umem = TRY(Umem::create(*pool_));
   const ZeroCopy zero_copy = config.mode == Mode::generic ? ZeroCopy::off : config.zero_copy;
   auto made = TRY(XdpPort::open(*umem, port.device, netdev.queues, port.slot, zero_copy, fill_per_queue()));
-  const Ifindex before = std::exchange(port.ifindex, netdev.ifindex);
-  const u32 queues = std::exchange(port.queues, netdev.queues);
+  const KernelPort before = port;
+  port.ifindex = netdev.ifindex;
+  port.queues = netdev.queues;
   port.mac = netdev.mac;
   port.mtu = netdev.mtu;
+  port.scatters = netdev.driver == "veth";
   port.redirectable = veth_peer(netdev).state != VethPeer::State::missing;
   const Result<> done = [&]() -> Result<> {
     for (u32 queue = 0; queue < port.queues; ++queue) TRY_VOID(kernel_->set_socket(port, QueueId{queue}, made->descriptor(queue)));
     return kernel_->follow(port, before, config.mode);
   }();
   if (!done) {
-    port.ifindex = before;
-    port.queues = queues;
+    made->take_back();
+    port = before;
     return done;
   }
   PortEntry& entry = path_->ports[port.slot.value];
@@ -442,7 +445,36 @@ void Instance::warn(std::string text) {
 std::vector<std::string> Instance::warnings() const {
   std::vector<std::string> all;
   for (const auto& of_port : port_warnings_) all.insert(all.end(), of_port.begin(), of_port.end());
+  for (std::string& of_group : group_warnings()) all.push_back(std::move(of_group));
   all.insert(all.end(), warnings_.begin(), warnings_.end());
+  return all;
+}
+
+// What keeps floods out of the kernel, or from some members, while every member is fit for redirects. One that is down has a warning
+// already.
+std::vector<std::string> Instance::group_warnings() const {
+  std::vector<std::string> all;
+  for (u16 slot = 0; slot < path_->groups.size(); ++slot) {
+    const std::string& own = topology_->groups()[slot].name;
+    const std::string who = own.empty() ? fmt::format("group {}", slot) : "group " + own;
+    const KernelPort *least = nullptr, *most = nullptr;
+    for (PortSlot member : path_->groups[slot]) {
+      const auto port = std::ranges::find(kernel_ports_, member, &KernelPort::slot);
+      if (port == kernel_ports_.end() || port->longest == 0) continue;
+      if (least == nullptr || port->longest < least->longest) least = &*port;
+      if (most == nullptr || port->longest > most->longest) most = &*port;
+      if (!options_.user_only && port->fused && !kernel_->chain(member).programs.empty())
+        all.push_back(
+            fmt::format("{}: the egress chain of port {} is fused, so that floods go through user space, which is slower, until: "
+                        "placement = \"auto\" or \"entry\"",
+                        who, port->name));
+    }
+    if (least != nullptr && least->longest != most->longest)
+      all.push_back(
+          fmt::format("{}: port {} has MTU {} and port {} {}: a longer frame that is flooded is dropped at {} as too_long, until: ip link "
+                      "set dev {} mtu {}",
+                      who, least->name, least->mtu, most->name, most->mtu, least->name, least->device, most->mtu));
+  }
   return all;
 }
 

@@ -70,6 +70,7 @@ class Instance {
   bool look_again(KernelPort& port, bool peers);
   Result<> follow(KernelPort& port, const Netdev& netdev);
   void warn(std::string text);
+  [[nodiscard]] std::vector<std::string> group_warnings() const;
   [[nodiscard]] bool in_kernel(const Topology::StagePlan& stage) const;
   [[nodiscard]] std::pair<u32, u32> way_to(const Topology::StagePlan* stage) const;  // enum weir_go and its argument
   [[nodiscard]] u32 fill_per_queue() const noexcept;
@@ -87,6 +88,7 @@ class Instance {
   [[nodiscard]] Result<PortSlot> port_named(const std::string& name) const;
   [[nodiscard]] Result<GroupSlot> group_named(const std::string& name) const;
   KernelPort* kernel_port(PortSlot slot) noexcept;
+  [[nodiscard]] const KernelPort* kernel_port(PortSlot slot) const noexcept { return const_cast<Instance*>(this)->kernel_port(slot); }
   Result<NextChain> prepare_chain(PortSlot slot, std::vector<EgressConfig> configs);
   Result<> put_in_place(NextChain next);
   void retire(PortSlot slot, const EgressChain& chain);
@@ -99,6 +101,7 @@ class Instance {
   Result<> delete_entry(PortSlot slot, bool deleted);
   Result<> set_members(GroupSlot group, std::vector<PortSlot> members);
   Result<nlohmann::json> change_group(const nlohmann::json& question, bool join);
+  [[nodiscard]] bool is_built_anew(PortSlot slot) const;
   Result<nlohmann::json> reload(const nlohmann::json& question);
 
   // report.cc

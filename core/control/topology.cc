@@ -32,7 +32,7 @@ Result<std::unique_ptr<Topology>> Topology::build(Config config, const Registry&
   std::string problems;
   u32 block = static_cast<u32>(all.ports.size());
   for (const GroupConfig& group : all.groups) {
-    Group numbered{group.name, {}};
+    Group numbered{group.name, {}, false};
     for (const std::string& port : group.ports) numbered.ports.push_back(*made->port(port));
     made->groups_.push_back(std::move(numbered));
   }
@@ -86,10 +86,12 @@ Result<GroupSlot> Topology::group(std::span<const PortSlot> ports) {
   for (u16 slot = 0; slot < groups_.size(); ++slot) {
     std::vector<PortSlot> known = groups_[slot].ports;
     std::ranges::sort(known);
-    if (known == members) return GroupSlot{slot};
+    if (known != members) continue;
+    groups_[slot].of_stage = true;
+    return GroupSlot{slot};
   }
   if (groups_.size() == WEIR_MAX_GROUPS) return invalid("more than {} groups in one instance", WEIR_MAX_GROUPS);
-  groups_.push_back({"", std::move(members)});
+  groups_.push_back({"", std::move(members), true});
   return GroupSlot{static_cast<u16>(groups_.size() - 1)};
 }
 
@@ -144,6 +146,10 @@ std::vector<std::string> Topology::differences(const Topology& other) const {
   for (std::size_t i = 0; i < std::min(one.ports.size(), two.ports.size()); ++i)
     compare(all_but_egress(one.ports[i]) == all_but_egress(two.ports[i]), "port " + one.ports[i].name);
   compare(std::ranges::equal(one.groups, two.groups, {}, &GroupConfig::name, &GroupConfig::name), "the names of groups");
+  // A stage's own group is the named one of the same ports, if there is one: with other members it would be another.
+  for (std::size_t i = 0; i < std::min(one.groups.size(), two.groups.size()); ++i)
+    compare(groups_[i].ports == other.groups_[i].ports || (!groups_[i].of_stage && !other.groups_[i].of_stage),
+            "group " + groups_[i].name + ", which a stage floods to");
   const auto stages_of = [](const PipelineConfig& pipeline) {
     std::string text = fmt::format("{} {}", pipeline.name, static_cast<int>(pipeline.miss));
     for (const StageConfig& stage : pipeline.stages) text += fmt::format("\n{} {} {}", stage.plugin, stage.name, stage.keys.text());
@@ -168,7 +174,8 @@ std::string Topology::fingerprint() const {
   std::string text = fmt::format("frames {}x{} frags {} devmap {}\n", config_.frame_count, config_.frame_size, config_.frags,
                                  static_cast<int>(config_.devmap));
   for (const PortConfig& port : config_.ports) {
-    text += fmt::format("port {} {} {} {}", port.name, port.device, port.pipeline, static_cast<int>(port.placement));
+    text += fmt::format("port {} {} {} {} {}", port.name, port.device, port.pipeline, static_cast<int>(port.placement),
+                        port.key ? std::to_string(*port.key) : "-");
     for (const EgressConfig& egress : port.egress) text += " " + egress.program;
     text += "\n";
   }

@@ -23,6 +23,7 @@ class Topology {
   struct Group {
     std::string name;  // empty: made by a stage
     std::vector<PortSlot> ports;
+    bool of_stage = false;  // a stage floods to it
   };
   struct StagePlan {
     const StageConfig* config;

@@ -8,6 +8,7 @@
 #include <array>
 #include <cstring>
 #include <random>
+#include <tuple>
 
 #include "bpf/abi/account.h"
 #include "bpf/abi/link.h"
@@ -107,9 +108,9 @@ Result<> KernelSide::create_maps() {
   scratch_ = TRY(BpfMap::create("scratch", {BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(scratch), 1, 0}));
   stages_ = TRY(BpfMap::create("stages", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, WEIR_MAX_STAGES, 0}));
   fused_ = TRY(BpfMap::create("fused", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, WEIR_MAX_PORTS, 0}));
-  absent_ = TRY(BpfMap::create("absent", {BPF_MAP_TYPE_ARRAY, 4, 4, WEIR_MAX_PORTS, 0}));
+  entries_ = TRY(BpfMap::create("entries", {BPF_MAP_TYPE_ARRAY, 4, 4, WEIR_MAX_PORTS, 0}));
+  wait_ = TRY(BpfMap::create("wait", {BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, 0}, entries_.fd()));
   keys_ = TRY(BpfMap::create("keys", {BPF_MAP_TYPE_ARRAY, 4, 4, WEIR_MAX_PORTS, 0}));
-  slots_ = TRY(BpfMap::create("slots", {BPF_MAP_TYPE_HASH, 4, 4, WEIR_MAX_PORTS, 0}));
   ports_ = TRY(Devmap::create("ports", shape_.form, WEIR_MAX_PORTS));
   bare_ports_ = TRY(Devmap::create("bare_ports", shape_.form, WEIR_MAX_PORTS));
   sockets_ = TRY(BpfMap::create("sockets", {BPF_MAP_TYPE_XSKMAP, 4, 4, WEIR_MAX_PORTS * max_queues, 0}));
@@ -117,8 +118,16 @@ Result<> KernelSide::create_maps() {
   groups_ = TRY(BpfMap::create("groups", {BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 2 * WEIR_MAX_GROUPS, 0}, group.map().fd()));
   targets_ = TRY(BpfMap::create("targets", {BPF_MAP_TYPE_ARRAY, 4, sizeof(group_targets), 2 * WEIR_MAX_GROUPS, 0}));
   versions_ = TRY(BpfMap::create("versions", {BPF_MAP_TYPE_ARRAY, 4, 4, WEIR_MAX_GROUPS, 0}));
-  devices_ = TRY(BpfMap::create("devices", {BPF_MAP_TYPE_ARRAY, 4, 4, WEIR_NEAR_DEVICES, 0}));
-  far_devices_ = TRY(BpfMap::create("far_devices", {BPF_MAP_TYPE_HASH, 4, 4, WEIR_MAX_PORTS, 0}));
+  // The tracing programs of an earlier run, if they are adopted, go on looking where they did.
+  for (const auto& [map, name, shape] : {std::tuple{&devices_, "devices", MapShape{BPF_MAP_TYPE_ARRAY, 4, 4, WEIR_NEAR_DEVICES, 0}},
+                                         {&far_devices_, "far_devices", MapShape{BPF_MAP_TYPE_HASH, 4, 4, WEIR_MAX_PORTS, 0}},
+                                         {&slots_, "slots", MapShape{BPF_MAP_TYPE_HASH, 4, 4, WEIR_MAX_PORTS, 0}}}) {
+    Result<BpfMap> made = fail("not adopted");
+    if (shape_.adopt) {
+      if (Fd fd = TRY(pins_.get(name))) made = BpfMap::adopt(std::move(fd), shape);
+    }
+    *map = made ? std::move(*made) : TRY(BpfMap::create(name, shape));
+  }
   return {};
 }
 
@@ -130,7 +139,7 @@ Result<> KernelSide::share(BpfObject& object) const {
                                                           {"ports", &ports_.map()},
                                                           {"bare_ports", &bare_ports_.map()},
                                                           {"fused", &fused_},
-                                                          {"absent", &absent_},
+                                                          {"entries", &entries_},
                                                           {"keys", &keys_},
                                                           {"slots", &slots_},
                                                           {"sockets", &sockets_},
@@ -239,37 +248,41 @@ Result<> KernelSide::add_port(const KernelPort& port, LoadedChain chain) {
   return (port.ifindex.value < WEIR_NEAR_DEVICES ? devices_ : far_devices_).set(port.ifindex.value, &block);
 }
 
-Result<LoadedChain> KernelSide::replace_chain(const KernelPort& port, LoadedChain next) {
+Result<LoadedChain> KernelSide::replace_chain(const KernelPort& port, LoadedChain next, const std::vector<KernelPort>& ports) {
   LoadedChain& now = chains_[port.slot.value];
   std::swap(now, next);
-  Result<> done = put_chain_in_place(port);
-  if (!done) {
-    std::swap(now, next);
-    static_cast<void>(put_chain_in_place(port));
-    return std::unexpected(std::move(done).error());
-  }
+  Result<> done = put_chain_in_place(port, ports);
   // A program array that nobody holds any more is emptied at once (kernel/bpf/arraymap.c, bpf_fd_array_map_clear), under the programs that
   // still jump through it.
-  TRY_VOID(wait_for_programs());
+  if (done) done = wait_for_programs();
+  if (!done) {
+    std::swap(now, next);
+    static_cast<void>(put_chain_in_place(port, ports));
+    return std::unexpected(std::move(done).error());
+  }
   return next;
 }
 
-// Entry by entry: each is replaced in one step, and the frames of one flush all take the program of the first of them
-// (kernel/bpf/devmap.c, bq_enqueue), so that none sees two chains.
-Result<> KernelSide::put_chain_in_place(const KernelPort& port) {
-  TRY_VOID(set_entry(port));
-  for (const Group& group : group_maps_)
-    for (u32 place = 0; place < group.places.size(); ++place)
-      if (group.places[place] == port.slot) TRY_VOID(group.map.set(place, port.ifindex, entry_program(port.slot)));
+// Groups first: whether the kernel may flood at all depends on the chain too. A group and an entry are each replaced in one step, and the
+// frames of one flush all take the program of the first of them (kernel/bpf/devmap.c, bq_enqueue), so that none sees two chains.
+Result<> KernelSide::put_chain_in_place(const KernelPort& port, const std::vector<KernelPort>& ports) {
+  TRY_VOID(set_groups_of(port, ports));
+  return set_entry(port);
+}
+
+Result<> KernelSide::set_groups_of(const KernelPort& port, const std::vector<KernelPort>& ports) {
+  for (u16 group = 0; group < group_members_.size(); ++group) {
+    const std::vector<PortSlot> members = group_members_[group];
+    if (std::ranges::find(members, port.slot) != members.end()) TRY_VOID(set_group(GroupSlot{group}, members, ports));
+  }
   return {};
 }
 
 // The kernel waits for programs that may work with the map that is replaced, whichever it is (kernel/bpf/syscall.c,
 // maybe_wait_bpf_programs). A device's poll ends with the flush of what it redirected, and the wait covers the whole of it.
 Result<> KernelSide::wait_for_programs() const {
-  const BpfMap outer = TRY(BpfMap::create("wait", {BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, 0}, absent_.fd()));
-  const int inner = absent_.fd();
-  return outer.set(0, &inner);
+  const int inner = entries_.fd();
+  return wait_.set(0, &inner);
 }
 
 void KernelSide::refill_egress(const KernelPort& port) {
@@ -290,29 +303,35 @@ int KernelSide::entry_program(PortSlot port) const noexcept {
   return chain.programs.empty() || chain.fused ? -1 : first_program(chain);
 }
 
-// The new way is there before the old one goes. A fused port has no entry in `ports`: a frame that finds its chain gone while that changes
-// must not leave without it.
+// The new way is there before the old one goes, and a chain that runs finds its bare entry to the end. A fused port has no entry in
+// `ports`: a frame that finds its chain gone while that changes must not leave without it.
 Result<> KernelSide::set_entry(const KernelPort& port) {
-  const u32 slot = port.slot.value, absent = port.deleted ? 1 : 0;
+  const u32 slot = port.slot.value;
   const LoadedChain& chain = chains_[slot];
   const auto without = [&](const Devmap& map) -> Result<> {
     if (Result<> gone = map.remove(port.key); !gone && gone.error().failure != Failure::missing) return gone;
     return {};
   };
-  TRY_VOID(absent_.set(slot, &absent));
-  if (port.deleted || !port.redirectable || !port.takes_redirects) {
+  const auto state = [&](u32 is) { return entries_.set(slot, &is); };
+  const auto unfuse = [&]() -> Result<> {
     fused_.remove(slot);
-    TRY_VOID(without(bare_ports_));
+    if (attached_ && bare_ports_.get(port.key)) TRY_VOID(wait_for_programs());
+    return without(bare_ports_);
+  };
+  if (port.deleted || !port.redirectable || !port.takes_redirects) {
+    TRY_VOID(state(port.deleted ? WEIR_ENTRY_DELETED : 0));
+    TRY_VOID(unfuse());
     return without(ports_);
   }
   if (chain.programs.empty() || !chain.fused) {
     TRY_VOID(ports_.set(port.key, port.ifindex, entry_program(port.slot)));
-    fused_.remove(slot);
-    return without(bare_ports_);
+    TRY_VOID(state(0));
+    return unfuse();
   }
   const int program = first_program(chain);
   TRY_VOID(bare_ports_.set(port.key, port.ifindex));
   TRY_VOID(fused_.set(slot, &program));
+  TRY_VOID(state(WEIR_ENTRY_FUSED));
   return without(ports_);
 }
 
@@ -351,10 +370,9 @@ Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& mem
   TRY_VOID(groups_.set(at, &fd));
   TRY_VOID(targets_.set(at, &targets));
   TRY_VOID(versions_.set(group.value, &version));
-  if (attached_) TRY_VOID(wait_for_programs());
-  group_maps_[group.value] = {std::move(map), std::move(reachable)};
+  const Group before = std::exchange(group_maps_[group.value], {std::move(map), std::move(reachable)});
   group_members_[group.value] = members;
-  return {};
+  return attached_ ? wait_for_programs() : Result<>();
 }
 
 Result<> KernelSide::prepare_chain_pins(const LoadedChain& chain, PortSlot slot) const {
@@ -439,23 +457,32 @@ Result<> KernelSide::attach(std::vector<KernelPort>& ports) {
   return {};
 }
 
-Result<> KernelSide::follow(KernelPort& port, Ifindex before, Mode mode) {
-  KernelPort old = port;
-  old.ifindex = before;
+Result<> KernelSide::follow(KernelPort& port, const KernelPort& before, Mode mode) {
   port.mode = mode;
   TRY_VOID(attach_port(port));
-  const auto other_native = [&](const Ingress& made) { return made.native && made.pin != link_pin(port) && made.pin != link_pin(old); };
-  port.takes_redirects = port.mode == Mode::native || std::ranges::none_of(ingress_, other_native);
-  std::erase_if(ingress_, [&](const Ingress& made) { return made.pin == link_pin(old); });
-  const u32 block = port.block + 1, none = 0;
-  if (before.value < WEIR_NEAR_DEVICES) TRY_VOID(devices_.set(before.value, &none));
-  else far_devices_.remove(before.value);
-  TRY_VOID((port.ifindex.value < WEIR_NEAR_DEVICES ? devices_ : far_devices_).set(port.ifindex.value, &block));
-  refill_egress(port);
-  TRY_VOID(set_entry(port));
-  TRY_VOID(pins_.prepare(link_pin(port), ingress_.back().link.fd()));
-  TRY_VOID(pins_.commit(link_pin(port)));
-  pins_.remove(link_pin(old));
+  const Result<> done = [&]() -> Result<> {
+    const auto other_native = [&](const Ingress& made) {
+      return made.native && made.pin != link_pin(port) && made.pin != link_pin(before);
+    };
+    port.takes_redirects = port.mode == Mode::native || std::ranges::none_of(ingress_, other_native);
+    const u32 block = port.block + 1;
+    TRY_VOID((port.ifindex.value < WEIR_NEAR_DEVICES ? devices_ : far_devices_).set(port.ifindex.value, &block));
+    refill_egress(port);
+    TRY_VOID(set_entry(port));
+    TRY_VOID(pins_.prepare(link_pin(port), ingress_.back().link.fd()));
+    return pins_.commit(link_pin(port));
+  }();
+  if (!done) {
+    ingress_.back().link.detach();
+    ingress_.pop_back();
+    pins_.forget_prepared();
+    return done;
+  }
+  std::erase_if(ingress_, [&](const Ingress& made) { return made.pin == link_pin(before); });
+  pins_.remove(link_pin(before));
+  const u32 none = 0;
+  if (before.ifindex.value >= WEIR_NEAR_DEVICES) far_devices_.remove(before.ifindex.value);
+  else static_cast<void>(devices_.set(before.ifindex.value, &none));
   return {};
 }
 
@@ -554,6 +581,9 @@ Result<> KernelSide::prepare_pins(const std::vector<const KernelMemory*>& others
   TRY_VOID(put("ports", ports_.map().fd()));
   TRY_VOID(put("bare_ports", bare_ports_.map().fd()));
   TRY_VOID(put("fused", fused_.fd()));
+  TRY_VOID(put("devices", devices_.fd()));
+  TRY_VOID(put("far_devices", far_devices_.fd()));
+  TRY_VOID(put("slots", slots_.fd()));
   for (std::size_t slot = 0; slot < chains_.size(); ++slot)
     if (chains_[slot].array.fd() >= 0) TRY_VOID(put(chain_pin(PortSlot{static_cast<u16>(slot)}), chains_[slot].array.fd()));
   const auto put_memory = [&](const KernelMemory& memory) {

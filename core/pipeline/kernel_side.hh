@@ -134,7 +134,7 @@ class KernelSide {
   Result<> add_port(const KernelPort& port, LoadedChain chain);
   // Puts a chain in the place of the port's present one, for redirects and floods alike. Each frame goes through the one or the other; when
   // this returns, none is in the old one any more, which is given back. After an error the old one is in place.
-  Result<LoadedChain> replace_chain(const KernelPort& port, LoadedChain next);
+  Result<LoadedChain> replace_chain(const KernelPort& port, LoadedChain next, const std::vector<KernelPort>& ports);
   // Its pins beside the present one's, before it is put in place; and in their place, after.
   [[nodiscard]] Result<> prepare_chain_pins(const LoadedChain& chain, PortSlot slot) const;
   Result<> commit_chain_pins(const LoadedChain& chain, const LoadedChain& old, PortSlot slot);
@@ -145,10 +145,12 @@ class KernelSide {
   // The devmap of a group; may be called again when a member joined or left, or its device went up or down or changed its MTU. Each flood
   // sees the members of before or of after; when this returns after attach(), none sees those of before.
   Result<> set_group(GroupSlot group, const std::vector<PortSlot>& members, const std::vector<KernelPort>& ports);
+  // The groups that hold a port.
+  Result<> set_groups_of(const KernelPort& port, const std::vector<KernelPort>& ports);
   Result<> set_socket(const KernelPort& port, QueueId queue, int socket_fd);
   // When a port's device has come back under another index, which `port` has now: attaches to it, in a mode of `mode`, makes its entry, and
-  // lets go of the one before.
-  Result<> follow(KernelPort& port, Ifindex before, Mode mode);
+  // lets go of the one `before`. After an error nothing holds the new device.
+  Result<> follow(KernelPort& port, const KernelPort& before, Mode mode);
   // The last step: from here on frames arrive. All devices, or none. Ports of mode automatic fall back to generic where the driver
   // has no native XDP.
   Result<> attach(std::vector<KernelPort>& ports);
@@ -209,7 +211,7 @@ class KernelSide {
   Result<> displace(const KernelPort& port);
   Result<> attach_port(KernelPort& port);
   Result<XdpLink> adopt_link(KernelPort& port) const;
-  Result<> put_chain_in_place(const KernelPort& port);
+  Result<> put_chain_in_place(const KernelPort& port, const std::vector<KernelPort>& ports);
   [[nodiscard]] int first_program(const LoadedChain& chain) const noexcept;
   [[nodiscard]] int entry_program(PortSlot port) const noexcept;
   [[nodiscard]] u32 first_socket(const KernelPort& port) const noexcept { return port.slot.value * max_queues; }
@@ -217,7 +219,7 @@ class KernelSide {
   PinFolder pins_;
   Shape shape_;
   u64 mark_;
-  BpfMap accounts_, scratch_, stages_, fused_, absent_, keys_, slots_, sockets_, groups_, targets_, versions_;
+  BpfMap accounts_, scratch_, stages_, fused_, entries_, wait_, keys_, slots_, sockets_, groups_, targets_, versions_;
   Devmap ports_, bare_ports_;
   struct Group {
     Devmap map;

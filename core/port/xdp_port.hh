@@ -12,8 +12,14 @@ class XdpPort final : public Port {
   static Result<std::unique_ptr<XdpPort>> open(Umem& umem, const std::string& device, u32 queues, PortSlot port, ZeroCopy zero_copy,
                                                u32 fill) {
     std::unique_ptr<XdpPort> made(new XdpPort);
-    for (u32 queue = 0; queue < queues; ++queue)
-      made->sockets_.push_back(TRY(XskSocket::bind(umem, device, QueueId{queue}, port, zero_copy, fill)));
+    for (u32 queue = 0; queue < queues; ++queue) {
+      auto socket = XskSocket::bind(umem, device, QueueId{queue}, port, zero_copy, fill);
+      if (!socket) {
+        made->take_back();  // what those before it hold for receiving
+        return std::unexpected(std::move(socket).error());
+      }
+      made->sockets_.push_back(std::move(*socket));
+    }
     return made;
   }
 

@@ -57,8 +57,9 @@ class XskSocket final : public Queue {
     u32 unread = 0, unsent = 0;  // frames that had come in, and frames that were to go out
     u64 unread_bytes = 0;
   };
-  // Gives the frames of all rings back to the pool. Nobody works with the socket, and the device has gone: in copy mode all frames are in
-  // the rings then; what a zero-copy driver took with it stays among held().
+  // Gives the frames of all rings back to the pool. Nobody works with the socket, and nothing comes in by it, since its device has gone or
+  // nothing was ever attached to it: in copy mode all frames are in the rings then; what a zero-copy driver took with it stays among
+  // held().
   Remains take_back() noexcept;
 
   static constexpr u32 ring_size = 2048;

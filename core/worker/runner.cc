@@ -92,8 +92,8 @@ void Runner::settle(Burst& burst, account& stage) noexcept {
         continue;
       case WEIR_REDIRECT:  // most frames of a burst go from one port to one other: those go together
         while (i + alike < burst.size() && same_way(frame, frames[i + alike])) ++alike;
-        emit(&frame, alike, PortSlot{frame.argument});
-        break;
+        stage.verdict[emit(&frame, alike, PortSlot{frame.argument})] += alike;
+        continue;
       case WEIR_FLOOD:
         flood(frame, frame.argument);
         break;
@@ -121,13 +121,14 @@ void Runner::miss(const Frame& frame) noexcept {
   drop(frame, WEIR_DROP_NO_ENTRY);
 }
 
-void Runner::emit(const Frame* frames, u32 number, PortSlot port) noexcept {
+weir_verdict Runner::emit(const Frame* frames, u32 number, PortSlot port) noexcept {
   if (port.value >= path_.ports.size() || path_.ports[port.value].deleted || path_.ports[port.value].kernel_only) {
     for (u32 i = 0; i < number; ++i) miss(frames[i]);
-    return;
+    return miss_ == Miss::to_stack ? WEIR_TO_STACK : WEIR_DROP;
   }
   of(frames->port).verdict[WEIR_REDIRECT] += number;
   collect(frames, number, port);
+  return WEIR_REDIRECT;
 }
 
 void Runner::collect(const Frame* frames, u32 number, PortSlot port) noexcept {
@@ -154,8 +155,12 @@ void Runner::flood(const Frame& frame, u32 group) noexcept {
   account& from = of(frame.port);
   for (const PortSlot& member : path_.groups[group]) {
     PortEntry& to = path_.ports[member.value];
-    if (member == frame.port || to.deleted || to.kernel_only || longest_of(to) == 0)
-      continue;  // none of both halves' groups has who is down
+    if (member == frame.port || to.deleted || longest_of(to) == 0) continue;  // none of both halves' groups has who is down
+    if (to.kernel_only) {                                                     // the kernel would have sent a copy
+      ++from.counter[WEIR_PORT_COPIES];
+      ++of(member).drop[WEIR_DROP_NO_ENTRY];
+      continue;
+    }
     if (last != nullptr) {
       ++from.counter[WEIR_PORT_COPIES];
       if (Frame another; copy(frame, another)) collect(&another, 1, *last);

@@ -44,7 +44,7 @@ class Runner {
   void run_from(const Pipeline* pipeline, u32 stage, Burst& burst) noexcept;
   void settle(Burst& burst, account& stage) noexcept;
   void miss(const Frame& frame) noexcept;
-  void emit(const Frame* frames, u32 number, PortSlot port) noexcept;
+  weir_verdict emit(const Frame* frames, u32 number, PortSlot port) noexcept;  // what becomes of them
   void collect(const Frame* frames, u32 number, PortSlot port) noexcept;
   bool copy(const Frame& frame, Frame& to) noexcept;
   void flood(const Frame& frame, u32 group) noexcept;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause */
-/* any_verdict: a kernel half that answers what the first 12 bytes of a frame say: verdict, argument, and what to count. */
+/* any_verdict: a kernel half that answers what the first 12 bytes of a frame say: verdict, argument, and what to count. Beyond the
+ * verdicts: drops under its reason 0 where the port of the argument has a device entry, else under 1. */
 #include "bpf/lib/stage.bpf.h"
 
 STAGE(any_verdict)
@@ -9,5 +10,7 @@ STAGE(any_verdict)
 	if (!order)
 		return to_stack();
 	stage_count(frame, order[2]);
+	if (order[0] == WEIR_VERDICTS)
+		return drop(stage_has_entry(order[1]) ? 0 : 1);
 	return STAGE_VERDICT(order[0], order[1]);
 }

@@ -28,6 +28,8 @@ static __always_inline int sign(struct xdp_md *ctx)
 
 SEC("xdp/devmap") int signs(struct xdp_md *ctx) { return sign(ctx); }
 SEC("xdp.frags/devmap") int signs_frags(struct xdp_md *ctx) { return sign(ctx); }
+/* The verifier refuses it: it does not look where the frame ends. */
+SEC("xdp/devmap") int past_the_end(struct xdp_md *ctx) { return *(__u8 *)(long)ctx->data ? XDP_PASS : XDP_DROP; }
 SEC("xdp") int attached(struct xdp_md *ctx) { return sign(ctx); }
 SEC("xdp/cpumap") int on_a_cpu(struct xdp_md *ctx) { return sign(ctx); }
 SEC("tc") int of_skbs(struct __sk_buff *skb) { return 0; }

@@ -63,7 +63,7 @@ def test_a_foreign_program_is_set_while_running(lab):
     (step("on_a_cpu"), "", f'program on_a_cpu of {OBJECT} is in section "xdp/cpumap", and the kernel'),
     (step("of_skbs"), "", f'program of_skbs of {OBJECT} is in section "tc", and the kernel'),
     (step("signs_frags"), "", f'program signs_frags of {OBJECT} is for frames in several buffers, and the instance\'s are not'),
-    (step("nobody"), "", f"{OBJECT} has no program nobody; it has: signs, signs_frags, attached, on_a_cpu, of_skbs"),
+    (step("nobody"), "", f"{OBJECT} has no program nobody; it has: signs, signs_frags, past_the_end, attached, on_a_cpu, of_skbs"),
     (step(file="/nowhere.bpf.o"), "", "/nowhere.bpf.o: cannot be read, or is empty: No such file or directory"),
     (step(file="/etc/passwd"), "", "open the BPF object of /etc/passwd"),
     (step(), 'placement = "fused"\n', "a foreign program runs on the device entry alone"),
@@ -90,6 +90,30 @@ def test_a_port_that_user_space_sends_to_as_well_is_refused(tmp_path, lab):
     file.write_text(ports(step()) + PATCH)
     done = lab.switch.run(WEIR, "run", file, "--user-only", check=False)
     assert (done.returncode, "kernel halves are off (--user-only)" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_file_that_is_read_again_gets_no_foreign_program_onto_a_fused_chain(lab):
+    lab.wires()
+    weir = lab.weir(ports('"count"') + PATCH)
+    weir.file.write_text(weir.file.read_text().replace('egress = ["count"]', f'egress = ["count", {step()}]'))
+    done = run(WEIR, "reload", "--instance", weir.name, check=False)
+    assert (done.returncode, "the port's chain is fused" in done.stderr) == (2, True), done.stderr
+    assert [row["program"] for row in weir.stats()["egress"]] == ["count"]
+
+
+def test_an_object_that_was_built_anew_is_loaded_by_a_reload(lab, tmp_path):
+    left, right = lab.wires()
+    file = tmp_path / "mine.bpf.o"
+    file.write_bytes(OBJECT.read_bytes())
+    weir = lab.weir(ports(step(file=file)) + PATCH)
+    assert weir.ask("reload")["changed"] == []
+    file.write_bytes(OBJECT.read_bytes() + b"\0")
+    before = weir.ask("devmap", "list")["ports"][1]["chain"][0]["id"]
+    assert weir.ask("reload")["changed"] == ["egress of port p1"]
+    assert weir.ask("devmap", "list")["ports"][1]["chain"][0]["id"] != before
+    left.send(frame(mac(1), mac(2)))
+    assert right.hear(1) == [frame("02:00:00:00:00:fe", mac(2))]
+    weir.conserved()
 
 
 def test_a_relative_file_is_that_of_the_configurations_folder(tmp_path, lab):

@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from lab import Lab, frame, mac, ping, run, wait_until
+from lab import BUILD, Lab, frame, mac, ping, run, wait_until
 from test_start import everything, unchanged
 
 PATCH = '[[pipeline]]\nname = "main"\n[[pipeline.stage]]\nplugin = "patch"\npairs = [["p0", "p1"]]\n'
@@ -151,6 +151,28 @@ def test_a_device_that_goes_away_is_survived_and_counted(make_lab):
     now = weir.conserved()
     assert {"where": "port p2", "reason": "device_down", "frames": 1} in now["drops"]
     weir.stop()
+
+
+def test_a_device_that_comes_back_with_another_program_is_taken_when_that_is_gone(lab):
+    wires = lab.wires()
+    weir = lab.weir(lab.ports(2) + PATCH)
+    free = weir.conserved()["frames"]["free"]
+    lab.switch.run("ip", "link", "del", "p1")
+    wait_until(lambda: not weir.port("p1")["up"], "the port is seen to be gone")
+    lab.switch.run("ip", "link", "add", "tmp1", "type", "veth", "peer", "name", "eth0", "netns", lab.hosts[1].name)
+    lab.hosts[1].run("ip", "link", "set", "eth0", "up")
+    lab.hosts[1].run("ethtool", "-K", "eth0", "gro", "on", "tx", "off")
+    lab.switch.run("ip", "link", "set", "tmp1", "xdpdrv", "obj", BUILD / "tests" / "xdp_stack.bpf.o", "sec", "xdp")
+    lab.switch.run("ip", "link", "set", "tmp1", "name", "p1", "up")
+    wait_until(lambda: any("another XDP program is attached" in warning for warning in weir.stats()["warnings"]), "it is said why")
+    time.sleep(3)  # it tries again every second
+    assert weir.conserved()["frames"]["free"] >= free, "a try that fails keeps no frames"
+    lab.switch.run("ip", "link", "set", "p1", "xdpdrv", "off")
+    wait_until(lambda: weir.port("p1")["up"], "the port is taken again")
+    wires[1] = lab.wire(lab.hosts[1])
+    wires[0].send(frame(mac(1), mac(2)))
+    assert wires[1].hear(1) == [frame(mac(1), mac(2))]
+    weir.conserved()
 
 
 @pytest.mark.parametrize("flags", [[], ["--user-only"]], ids=["kernel", "user_only"])

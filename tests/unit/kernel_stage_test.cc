@@ -89,6 +89,14 @@ TEST_F(KernelStage, sends_a_frame_for_a_port_that_only_user_space_sends_to_there
   }
 }
 
+TEST_F(KernelStage, looks_the_entry_of_a_port_up) {
+  for (const auto& [port, there] : std::vector<std::pair<u32, bool>>{{0, true}, {1, true}, {2, false}, {64, false}, {~0u, false}}) {
+    const auto out = answer(WEIR_VERDICTS, port);
+    ASSERT_TRUE(out) << out.error().what;
+    EXPECT_EQ(out->verdict, kit::drop(there ? 0 : 1)) << port;
+  }
+}
+
 TEST_F(KernelStage, misses_a_port_that_is_not_there) {
   for (u32 port : {64u, ~0u}) {
     const auto out = answer(WEIR_REDIRECT, port);
