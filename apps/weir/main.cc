@@ -90,6 +90,7 @@ Result<> group_leave(const Arguments& arguments) {
   return put(arguments, {{"ask", "group leave"}, {"group", arguments.group}, {"port", arguments.port}}, show_groups);
 }
 Result<> egress(const Arguments& arguments) { return put(arguments, {{"ask", "egress"}}, show_egress); }
+Result<> egress_samples(const Arguments& arguments) { return put(arguments, {{"ask", "samples"}}, show_samples); }
 Result<> egress_set(const Arguments& arguments) {
   return put(
       arguments,
@@ -201,6 +202,7 @@ int main(int count, char** words) {
   CLI::App* chains = app.add_subcommand("egress", "egress chains of a running instance");
   chains->require_subcommand(1);
   to_instance(add("list", "the programs of each port's chain", egress, chains));
+  to_instance(add("samples", "the last frames that the program sample has shown", egress_samples, chains));
   with_port(to_instance(add("set", "replace a port's chain, without losing a frame", egress_set, chains)))
       ->add_option("PROGRAM", arguments.chain, "NAME, NAME,KEY=VALUE,… or a table as in a file; none: an empty chain");
   to_instance(add("reload", "apply what a file changes to the running instance, or change nothing", reload, &app))

@@ -6,6 +6,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <ctime>
 #include <vector>
 
 namespace {
@@ -254,6 +255,23 @@ std::string show_egress(const json& egress) {
     table.add({program["port"], std::to_string(program["place"].get<unsigned>()), program["program"], keys.empty() ? "-" : keys,
                program.contains("prog_id") ? std::to_string(program["prog_id"].get<unsigned>()) : "-", program["placement"],
                number(program, "frames"), number(program, "drop")});
+  }
+  return table.text();
+}
+
+// The first bytes of each, the headers of most frames. The time is of UTC.
+std::string show_samples(const json& samples) {
+  constexpr std::size_t digits = 2 * 42;
+  Table table({"number", "time", "in", "out", "length", "bytes"});
+  for (const json& sample : samples["samples"]) {
+    const auto side = [&](const char* key) { return sample[key]["port"].is_string() ? sample[key]["port"].get<std::string>() : "-"; };
+    const std::uint64_t ns = sample["time_ns"];
+    const auto second = static_cast<std::time_t>(ns / 1'000'000'000);
+    std::tm day{};
+    ::gmtime_r(&second, &day);
+    const std::string bytes = sample["bytes"];
+    table.add({number(sample, "number"), fmt::format("{:02}:{:02}:{:02}.{:06}", day.tm_hour, day.tm_min, day.tm_sec, ns / 1000 % 1'000'000),
+               side("in"), side("out"), number(sample, "length"), bytes.size() > digits ? bytes.substr(0, digits) + "…" : bytes});
   }
   return table.text();
 }

@@ -74,6 +74,7 @@ struct egress_program {
 	__u32 config_size;
 	__u32 state_size;
 	const __u32 *shared_size;	/* may be null: nothing is shared */
+	const __u32 *notes;	/* null: it gives none, see bpf/lib/notes.bpf.h */
 };
 
 /* The first rows of a state have no writer: see WEIR_FRAME_NOTES. */

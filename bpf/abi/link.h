@@ -53,7 +53,7 @@ struct egress_link {
 	__u32 port;	/* slot */
 	__u32 key;	/* in the map "bare_ports" */
 	__u32 frags;	/* frames may lie in several buffers */
-	__u32 unused_too;
+	__u32 place;	/* in the chain */
 };
 
 /* Tracepoints see the devices of every network namespace, and ifindexes repeat. */

@@ -170,12 +170,16 @@ static __always_inline int egress_close(struct xdp_md *ctx, struct account *row,
 #include <stddef.h>
 #include <time.h>
 
+struct egress_notes;
+
 struct egress_frame {
 	__u8 *data;
 	__u32 length;
 	__u32 headroom;	/* bytes in front of data that are the frame's */
 	void *shared;	/* see EGRESS_SHARED */
 	__u64 now;	/* for tests: what egress_now() says; 0: the clock's time */
+	__u16 in;	/* slot of the port that it came in by */
+	const struct egress_notes *notes;	/* see bpf/lib/notes.bpf.h; may be null */
 };
 
 static inline void *egress_header(struct egress_frame *frame, __u32 offset, __u32 size)
@@ -251,6 +255,7 @@ static inline int egress_shrink(struct egress_frame *frame, __u32 bytes)
 	__attribute__((weak)) const char *weir_prepare_##program(void *config); /* null without EGRESS_PREPARE */  \
 	extern __attribute__((weak)) const struct egress_order weir_order_##program[]; /* likewise */              \
 	extern __attribute__((weak)) const __u32 weir_shared_##program; /* likewise */                             \
+	extern __attribute__((weak)) const __u32 weir_notes_##program; /* of EGRESS_NOTES */                       \
 	extern const struct egress_program weir_egress_##program;                                                  \
 	const struct egress_program weir_egress_##program = {                                                      \
 		.name = #program,                                                                                  \
@@ -259,6 +264,7 @@ static inline int egress_shrink(struct egress_frame *frame, __u32 bytes)
 		.prepare = weir_prepare_##program,                                                                 \
 		.not_behind = weir_order_##program,                                                                \
 		.shared_size = &weir_shared_##program,                                                             \
+		.notes = &weir_notes_##program,                                                                    \
 		.keys = program##_keys,                                                                            \
 		.drops = program##_drops,                                                                          \
 		.counters = program##_counters,                                                                    \

@@ -100,6 +100,8 @@ Result<> Instance::put_in_place(NextChain next) {
   if (port != nullptr)
     for (const EgressProgram& program : kernel_->chain(next.slot).programs)
       if (program.host.program != nullptr) steps.append(program.host);
+  steps.tell(notes_->way(next.slot));
+  listen();  // what the programs of before have noted
   const bool kernel_only = is_foreign(next.configs);
   workers_->at_rest([&] {
     entry.egress = std::move(steps);

@@ -192,6 +192,7 @@ Result<> Instance::make_ports() {
   generations_.resize(config.ports.size());
   retired_.resize(config.ports.size());
   for (const PortConfig& port : config.ports) chains_.push_back(port.egress);
+  notes_ = TRY(Notes::create(kernel_ ? kernel_->notes() : -1));
   for (u16 slot = 0; slot < config.ports.size(); ++slot) {
     PortEntry entry;
     entry.name = config.ports[slot].name;
@@ -211,6 +212,7 @@ Result<> Instance::make_ports() {
       entry.fused = kernel_ports_.back().fused;
       entry.longest = longest_frame(device->netdev);
     }
+    entry.egress.tell(notes_->way(PortSlot{slot}));
     path_->ports.push_back(std::move(entry));
   }
   return {};
@@ -250,7 +252,7 @@ Result<> Instance::make_kernel_port(const Device& device) {
 // Without a device there is no kernel build to share memory with.
 Instance::PlainChain Instance::make_plain_chain(const std::vector<EgressConfig>& configs, u32 block) const {
   PlainChain chain;
-  const u32 rows = possible_cpus() + worker_count_;
+  const u32 rows = path_->accounts.rows();
   for (const EgressConfig& config : configs) {
     const egress_program& program = *registry_.egress_module(config.program)->host;
     const std::size_t stride = egress_stride(program);
@@ -481,6 +483,7 @@ std::vector<std::string> Instance::group_warnings() const {
 Result<nlohmann::json> Instance::answer(const nlohmann::json& question) {
   const auto asked = question.find("ask");
   const std::string what = asked != question.end() && asked->is_string() ? asked->get<std::string>() : "";
+  listen();  // so that every answer is of now
   if (what == "stats") return stats();
   if (what == "devmap") return devmap();
   if (what == "devmap set") return set_entry(question);
@@ -488,6 +491,7 @@ Result<nlohmann::json> Instance::answer(const nlohmann::json& question) {
   if (what == "group join") return change_group(question, true);
   if (what == "group leave") return change_group(question, false);
   if (what == "egress") return egress({});
+  if (what == "samples") return samples();
   if (what == "egress set") return set_egress(question);
   if (what == "reload") return reload(question);
   return fail("it does not know the question \"{}\"", what);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <deque>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -14,6 +15,7 @@
 #include "core/control/run_folder.hh"
 #include "core/control/topology.hh"
 #include "core/pipeline/host_stack.hh"
+#include "core/pipeline/notes.hh"
 #include "core/worker/workers.hh"
 
 namespace weir {
@@ -39,6 +41,9 @@ class Instance {
   void tick();
   // When devices changed, or may have.
   void watch_devices() { watch(false); }
+  // Takes in what egress programs have noted of frames: to be called every NOTE_INTERVAL_MS while any of them may do so.
+  void listen();
+  [[nodiscard]] bool listens() const noexcept;
   // The answer to a question of the control socket.
   Result<nlohmann::json> answer(const nlohmann::json& question);
   // What holds now, each with its remedy.
@@ -104,6 +109,21 @@ class Instance {
   [[nodiscard]] bool is_built_anew(PortSlot slot) const;
   Result<nlohmann::json> reload(const nlohmann::json& question);
 
+  // listen.cc
+  struct NotedDevice {
+    std::string port;  // empty: none has this device
+    u32 ifindex;       // 0: the port has no device
+  };
+  struct Sample {
+    u64 number;  // from 1 on
+    u64 time;    // CLOCK_REALTIME, nanoseconds
+    note head;
+    NotedDevice in;
+    std::vector<u8> bytes;
+  };
+  [[nodiscard]] NotedDevice device_of(const note& head) const;
+  [[nodiscard]] nlohmann::json samples() const;
+
   // report.cc
   // What the workers' counters and rings held while they stood still. Taken in a hurry: frames wait meanwhile.
   struct Moment {
@@ -152,6 +172,9 @@ class Instance {
   std::vector<std::map<ProgramKey, Retired>> retired_;
   std::unique_ptr<HostStack> stack_;
   std::optional<DataPath> path_;
+  std::unique_ptr<Notes> notes_;
+  std::deque<Sample> samples_;  // the last ones
+  u64 samples_read_ = 0;
   std::unique_ptr<Workers> workers_;
   u32 worker_count_ = 0;
   u64 gone_ = 0;  // frames that drivers without copies took with their devices

@@ -60,8 +60,10 @@ Result<> serve(Instance& instance, const Fd& stop) {
   std::array<pollfd, 4> wait{
       {{stop.get(), POLLIN, 0}, {clock.get(), POLLIN, 0}, {socket.descriptor(), POLLIN, 0}, {links.descriptor(), POLLIN, 0}}};
   while (true) {
-    if (::poll(wait.data(), wait.size(), -1) < 0 && errno != EINTR) return fail_errno(errno, "wait for events");
+    if (::poll(wait.data(), wait.size(), instance.listens() ? NOTE_INTERVAL_MS : -1) < 0 && errno != EINTR)
+      return fail_errno(errno, "wait for events");
     if (wait[0].revents != 0) return {};
+    instance.listen();
     if (u64 ticks = 0; wait[1].revents != 0 && ::read(clock.get(), &ticks, sizeof ticks) == sizeof ticks) instance.tick();
     if (wait[3].revents != 0) {
       links.forget();

@@ -12,11 +12,13 @@ extern "C" {
 namespace weir {
 
 u32 EgressChain::run(Frame* frames, u32 number, const Accounts& accounts, u32 row, FrameCache& cache) const noexcept {
+  egress_notes notes = notes_;
   for (const Step& step : steps_) {
     account& account = accounts.at(row, step.block);
     u32 kept = 0;
     for (u32 i = 0; i < number; ++i) {
-      egress_frame view{frames[i].data, frames[i].length, cache.pool().headroom(frames[i].data), step.shared, 0};
+      egress_frame view{frames[i].data, frames[i].length, cache.pool().headroom(frames[i].data), step.shared, 0, frames[i].port.value,
+                        &notes};
       const u32 verdict = step.program->run(&view, step.config, step.state + row * step.stride);
       if (verdict == EGRESS_TRANSMIT) {
         frames[kept] = frames[i];
@@ -30,6 +32,7 @@ u32 EgressChain::run(Frame* frames, u32 number, const Accounts& accounts, u32 ro
     account.verdict[WEIR_NEXT] += kept;
     account.verdict[WEIR_DROP] += number - kept;
     number = kept;
+    ++notes.place;
   }
   return number;
 }

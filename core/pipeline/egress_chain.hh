@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bpf/abi/egress.h"
+#include "bpf/abi/note.h"
 #include "core/frame/pool.hh"
 #include "core/pipeline/accounts.hh"
 
@@ -27,6 +28,8 @@ class EgressChain {
   };
 
   void append(const Step& step) { steps_.push_back(step); }
+  // Where its programs' notes go. Before that they are lost.
+  void tell(const egress_notes& notes) noexcept { notes_ = notes; }
   [[nodiscard]] const std::vector<Step>& steps() const noexcept { return steps_; }
   [[nodiscard]] bool empty() const noexcept { return steps_.empty(); }
 
@@ -36,6 +39,7 @@ class EgressChain {
 
  private:
   std::vector<Step> steps_;
+  egress_notes notes_{};
 };
 
 }  // namespace weir

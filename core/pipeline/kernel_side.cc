@@ -105,6 +105,7 @@ Result<> KernelSide::create_maps() {
     if (Fd fd = TRY(pins_.get("accounts"))) found = BpfMap::adopt(std::move(fd), accounts);
   }
   accounts_ = found ? std::move(*found) : TRY(BpfMap::create("accounts", accounts));
+  notes_ = TRY(BpfMap::create("notes", {BPF_MAP_TYPE_RINGBUF, 0, 0, NOTE_RING_BYTES, 0}));
   scratch_ = TRY(BpfMap::create("scratch", {BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(scratch), 1, 0}));
   stages_ = TRY(BpfMap::create("stages", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, WEIR_MAX_STAGES, 0}));
   fused_ = TRY(BpfMap::create("fused", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, WEIR_MAX_PORTS, 0}));
@@ -195,9 +196,10 @@ Result<> KernelSide::load_egress(const KernelPort& port, LoadedChain& chain, con
     shared = TRY(made.memory->bytes(".data.shared", WEIR_FRAME_NOTES + *module.host->shared_size, 1)) + WEIR_FRAME_NOTES;
   TRY_VOID(made.object->use("accounts", accounts_.fd()));
   TRY_VOID(made.object->use("bare_ports", bare_ports_.map().fd()));
+  if (made.object->has_map("notes")) TRY_VOID(made.object->use("notes", notes_.fd()));
   if (made.object->has_map("chain")) TRY_VOID(made.object->use("chain", chain.array.fd()));
   TRY_VOID(made.object->constants(
-      ".rodata.weir", egress_link{{}, made.block, last ? WEIR_NO_NEXT : place + 1, port.slot.value, port.key, shape_.frags, 0}));
+      ".rodata.weir", egress_link{{}, made.block, last ? WEIR_NO_NEXT : place + 1, port.slot.value, port.key, shape_.frags, place}));
   const std::string name = chain.fused ? config.program + "_fused" : config.program;
   made.object->set_frags(shape_.frags);
   TRY_VOID(made.object->load(name));

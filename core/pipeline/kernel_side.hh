@@ -165,6 +165,8 @@ class KernelSide {
   void detach() noexcept;
 
   [[nodiscard]] const LoadedChain& chain(PortSlot port) const { return chains_.at(port.value); }
+  // The ring of what egress programs note of frames; see bpf/abi/note.h.
+  [[nodiscard]] int notes() const noexcept { return notes_.fd(); }
   // By which the ingress program of a port in generic mode knows frames that go up the host stack; see bpf/abi/to_stack.h.
   [[nodiscard]] u64 mark() const noexcept { return mark_; }
   // What the kernel holds for a port or a member of a group: the ids of its device and of its program; none: no entry.
@@ -219,7 +221,7 @@ class KernelSide {
   PinFolder pins_;
   Shape shape_;
   u64 mark_;
-  BpfMap accounts_, scratch_, stages_, fused_, entries_, wait_, keys_, slots_, sockets_, groups_, targets_, versions_;
+  BpfMap accounts_, notes_, scratch_, stages_, fused_, entries_, wait_, keys_, slots_, sockets_, groups_, targets_, versions_;
   Devmap ports_, bare_ports_;
   struct Group {
     Devmap map;

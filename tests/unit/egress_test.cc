@@ -15,12 +15,14 @@
 #include "bpf/abi/encap_ipip.h"
 #include "bpf/abi/encap_vxlan.h"
 #include "bpf/abi/link.h"
+#include "bpf/abi/note.h"
 #include "bpf/abi/police.h"
 #include "bpf/abi/vlan_push.h"
 #include "core/config/config.hh"
 #include "core/kernel/object.hh"
 #include "core/pipeline/egress_chain.hh"
 #include "core/pipeline/egress_config.hh"
+#include "core/pipeline/notes.hh"
 #include "core/pipeline/registry.hh"
 #include "tests/kit/plugin_kit.hh"
 
@@ -86,6 +88,24 @@ struct Configured {
 
 constexpr u32 headroom = 256;
 
+// What a build told user space of frames.
+struct Noted {
+  note head;
+  Packet bytes;
+};
+
+std::vector<Noted> read_all(Notes& notes) {
+  std::vector<Noted> all;
+  notes.read([&](const note& head, std::span<const u8> bytes) { all.push_back({head, {bytes.begin(), bytes.end()}}); });
+  return all;
+}
+
+std::unique_ptr<Notes> notes_over(int ring) {
+  auto made = Notes::create(ring);
+  if (!made) broken(made.error().what.c_str());
+  return std::move(*made);
+}
+
 // One of the two builds of a program, with a configuration and a state.
 class Build {
  public:
@@ -94,9 +114,12 @@ class Build {
   virtual Answer run(const Packet& bytes) = 0;
   [[nodiscard]] virtual std::vector<u64> state() const = 0;
   [[nodiscard]] Counters counters() const { return counters_of(program_, state()); }
+  [[nodiscard]] const egress_program& program() const noexcept { return program_; }
+  std::vector<Noted> noted() { return read_all(*notes_); }
 
  protected:
   const egress_program& program_;
+  std::unique_ptr<Notes> notes_;
 };
 
 class HostBuild final : public Build {
@@ -105,12 +128,15 @@ class HostBuild final : public Build {
       : Build(of),
         config_(of.config),
         state_(program_.state_size / 8),
-        shared_(program_.shared_size != nullptr ? *program_.shared_size / 8 : 0) {}
+        shared_(program_.shared_size != nullptr ? *program_.shared_size / 8 : 0) {
+    notes_ = notes_over(-1);
+  }
   Answer run(const Packet& bytes) override { return run(bytes, headroom); }
   Answer run(const Packet& bytes, u32 room) {
     Packet memory(headroom + bytes.size());  // a frame lies on an even address
     std::ranges::copy(bytes, memory.begin() + headroom);
-    egress_frame frame{memory.data() + headroom, static_cast<u32>(bytes.size()), room, shared_.data(), now_};
+    const egress_notes way = notes_->way(PortSlot{3});
+    egress_frame frame{memory.data() + headroom, static_cast<u32>(bytes.size()), room, shared_.data(), now_, 5, &way};
     const u32 verdict = program_.run(&frame, config_.data(), state_.data());
     return {verdict, Packet(frame.data, frame.data + frame.length)};
   }
@@ -158,6 +184,7 @@ class KernelBuild final : public Build {
     std::ranges::copy(bytes, pool->base() + headroom);
     Frame frame{.data = pool->base() + headroom, .length = static_cast<u32>(bytes.size())};
     EgressChain chain;
+    if (notes_) chain.tell(notes_->way(PortSlot{3}));
     chain.append(
         {&program_, config_memory_.data(), state_memory_.data() + EGRESS_FIRST_ROW * state_.stride(), state_.stride(), shared(), 0});
     EXPECT_EQ(chain.run(&frame, 1, account_, possible_cpus(), cache), 1u);
@@ -177,6 +204,11 @@ class KernelBuild final : public Build {
     state_memory_ = TRY(state_.map_memory());
     TRY_VOID(object_.use("accounts", accounts_.fd()));
     TRY_VOID(object_.use("state", state_.fd()));
+    if (object_.has_map("notes")) {
+      ring_ = TRY(BpfMap::create("notes", {BPF_MAP_TYPE_RINGBUF, 0, 0, NOTE_RING_BYTES, 0}));
+      TRY_VOID(object_.use("notes", ring_.fd()));
+      notes_ = notes_over(ring_.fd());
+    }
     if (object_.has_map(".data.config")) {
       const MapShape shape = TRY(object_.shape(".data.config"));
       config_ = TRY(BpfMap::create("config", shape));
@@ -190,7 +222,7 @@ class KernelBuild final : public Build {
       shared_memory_ = TRY(shared_.map_memory());
       TRY_VOID(object_.use(".data.shared", shared_.fd()));
     }
-    TRY_VOID(object_.constants(".rodata.weir", egress_link{.unused = {}, .block = 0, .next = WEIR_NO_NEXT}));
+    TRY_VOID(object_.constants(".rodata.weir", egress_link{.unused = {}, .block = 0, .next = WEIR_NO_NEXT, .port = 3, .place = 2}));
     return object_.load(program_.name + std::string("_test"));
   }
   u8* shared() { return program_.shared_size != nullptr ? shared_memory_.data() + WEIR_FRAME_NOTES : nullptr; }
@@ -202,7 +234,7 @@ class KernelBuild final : public Build {
   }
 
   BpfObject object_;
-  BpfMap accounts_, state_, config_, shared_;
+  BpfMap accounts_, state_, config_, shared_, ring_;
   Mapping state_memory_, config_memory_, shared_memory_;
   Accounts account_{Mapping(), 0, 0, 0};
 };
@@ -629,6 +661,13 @@ const std::vector<Case> cases = {
     becomes("marks_red_of_two_rates", "police", two_rates + ", yellow = \"remark\", yellow_dscp = 12, red = \"remark\", red_dscp = 14",
             v4().pad(62), v4().traffic_class(14 << 2).pad(62), {{"red", 1}, {"red_bytes", 62}}),
     drops("drops_red_of_two_rates", "police", two_rates, v4().pad(62), "violated", {{"red", 1}, {"red_bytes", 62}}),
+
+    becomes("shows_a_frame", "sample", "n = 1", v4().pad(1514), v4().pad(1514), {{"sampled", 1}}),
+    becomes("shows_a_bare_ethernet_header", "sample", "n = 1, snap_bytes = 14", ethernet(1, 2).build(), ethernet(1, 2).build(),
+            {{"sampled", 1}}),
+    becomes("shows_as_much_of_a_frame_as_there_may_be", "sample", "n = 1, snap_bytes = 2048", v4().pad(1515), v4().pad(1515),
+            {{"sampled", 1}}),
+    becomes("does_not_show_the_first_of_two", "sample", "n = 2", v4().pad(60), v4().pad(60)),
 };
 
 std::string claim_of(const testing::TestParamInfo<Case>& info) { return info.param.claim; }
@@ -685,6 +724,26 @@ Packet random_frame(std::mt19937& dice) {
   return frame;
 }
 
+void stay_on_this_cpu() {
+  cpu_set_t only;
+  CPU_ZERO(&only);
+  CPU_SET(static_cast<u32>(::sched_getcpu()), &only);
+  ::sched_setaffinity(0, sizeof only, &only);
+}
+
+// The one knows the device that a frame came in by, the other the port.
+void expect_same_notes(const std::vector<Noted>& kernel, const std::vector<Noted>& host) {
+  ASSERT_EQ(kernel.size(), host.size());
+  for (std::size_t i = 0; i < host.size(); ++i) {
+    const note &one = kernel[i].head, &other = host[i].head;
+    EXPECT_EQ(kernel[i].bytes, host[i].bytes);
+    EXPECT_EQ(std::tuple(one.kind, one.length, one.captured, one.out), std::tuple(other.kind, other.length, other.captured, other.out));
+    EXPECT_LT(std::max(one.time, other.time) - std::min(one.time, other.time), 10'000'000'000u);
+    EXPECT_EQ(std::tuple(one.in, other.in, other.device), std::tuple(NOTE_NO_PORT, 5, 0u));
+    EXPECT_NE(one.device, 0u);
+  }
+}
+
 TEST(KernelEgressBuilds, agree_on_random_frames) {
   if (const std::string why = no_kernel(); !why.empty()) GTEST_SKIP() << why;
   const u32 seed = test_seed();
@@ -700,10 +759,16 @@ TEST(KernelEgressBuilds, agree_on_random_frames) {
     HostBuild host(of);
     auto kernel = KernelBuild::load(of);
     ASSERT_TRUE(kernel) << kernel.error().what;
+    const bool one_cpu = program == "sample";  // whose n-th frame it is depends on the CPU
+    cpu_set_t before;
+    ::sched_getaffinity(0, sizeof before, &before);
+    if (one_cpu) stay_on_this_cpu();
     for (u32 i = 0; i < 1000; ++i) {
       const Packet frame = random_frame(dice);
       ASSERT_EQ((*kernel)->run(frame), host.run(frame)) << "frame " << i;
+      if (host.program().notes != nullptr) expect_same_notes((*kernel)->noted(), host.noted());
     }
+    ::sched_setaffinity(0, sizeof before, &before);
     EXPECT_EQ((*kernel)->state(), host.state());
   }
   const std::vector<std::string> all = registry().egress_programs();
@@ -923,7 +988,7 @@ TEST(Police, gives_each_token_once_however_many_ask) {
       for (auto& state : states)
         threads.emplace_back([&] {
           Packet bytes(60);
-          egress_frame frame{bytes.data(), 60, 0, shared.data(), 1'000'000'001};
+          egress_frame frame{bytes.data(), 60, 0, shared.data(), 1'000'000'001, 0, nullptr};
           start.arrive_and_wait();
           for (int i = 0; i < 200000; ++i) of.program.run(&frame, of.config.data(), state.data());
         });
@@ -955,6 +1020,91 @@ TEST(Police, another_rate_works_within_a_burst_on_the_state_that_is_there) {
   build.set_clock(hour + 1'000'000);
   EXPECT_EQ(colour_of(build, frame), Meter::green);
   EXPECT_EQ(colour_of(build, frame), Meter::red);
+}
+
+// Both builds, run by what a test asks of either.
+void in_both_builds(const Configured& of, const std::function<void(Build&)>& test) {
+  HostBuild host(of);
+  test(host);
+  if (!no_kernel().empty()) return;
+  auto kernel = KernelBuild::load(of);
+  ASSERT_TRUE(kernel) << kernel.error().what;
+  test(**kernel);
+}
+
+TEST(KernelSample, shows_every_nth_frame) {
+  stay_on_this_cpu();
+  in_both_builds(Configured("sample", "n = 3, snap_bytes = 40"), [](Build& build) {
+    for (u16 number = 1; number <= 10; ++number) build.run(v4().udp(number, 2).pad(100));
+    const std::vector<Noted> noted = build.noted();
+    ASSERT_EQ(noted.size(), 3u);
+    u16 number = 0;
+    for (const Noted& each : noted) {
+      EXPECT_EQ(each.bytes, cut(v4().udp(number += 3, 2).pad(100), 40));
+      EXPECT_EQ(std::tuple(each.head.kind, each.head.length, each.head.captured, each.head.out), std::tuple(NOTE_SAMPLE, 100u, 40u, 3));
+    }
+    EXPECT_EQ(build.counters(), (Counters{{"sampled", 3}}));
+  });
+}
+
+TEST(KernelSample, cuts_to_each_length_that_may_be_asked_for) {
+  for (const u32 snap : {14u, 127u, 128u, 129u, 512u, 513u, 1514u, 2048u})
+    in_both_builds(Configured("sample", fmt::format("n = 1, snap_bytes = {}", snap)), [snap](Build& build) {
+      Packet frame = v4().pad(1514);
+      for (std::size_t i = 34; i < frame.size(); ++i) frame[i] = static_cast<u8>(i * 7);
+      for (const std::size_t size : {14u, 15u, 127u, 128u, 129u, 511u, 512u, 513u, 1514u}) {
+        build.run(cut(frame, size));
+        const std::vector<Noted> noted = build.noted();
+        ASSERT_EQ(noted.size(), 1u);
+        EXPECT_EQ(noted[0].bytes, cut(frame, std::min<std::size_t>(size, snap)));
+        EXPECT_EQ(noted[0].head.length, size);
+      }
+    });
+}
+
+TEST(KernelSample, what_finds_the_ring_full_is_counted_and_what_comes_later_is_shown) {
+  in_both_builds(Configured("sample", "n = 1, snap_bytes = 2048"), [](Build& build) {
+    const u32 frames = 2000;
+    for (u32 i = 0; i < frames; ++i) build.run(v4().pad(1514));
+    std::size_t shown = build.noted().size();
+    EXPECT_GT(shown, 100u);
+    EXPECT_LT(shown, frames);
+    EXPECT_EQ(build.counters(), (Counters{{"sampled", shown}, {"lost", frames - shown}}));
+    build.run(v4().pad(60));
+    EXPECT_EQ(build.noted().size(), 1u);
+  });
+}
+
+TEST(Sample, is_lost_by_none_of_many_that_write_while_one_reads) {
+  const auto notes = notes_over(-1);
+  const Configured of("sample", "n = 1, snap_bytes = 64");
+  constexpr u32 writers = 4, frames = 20000;
+  std::vector<std::vector<u64>> states(writers, std::vector<u64>(of.program.state_size / 8));
+  std::atomic<u32> running{writers};
+  std::vector<std::jthread> threads;
+  for (u16 writer = 0; writer < writers; ++writer)
+    threads.emplace_back([&, writer] {
+      const egress_notes way = notes->way(PortSlot{writer});
+      Packet bytes(64);
+      for (u32 i = 0; i < frames; ++i) {
+        std::ranges::fill(bytes, static_cast<u8>(writer + i * writers));
+        egress_frame frame{bytes.data(), 64, 0, nullptr, 0, 0, &way};
+        of.program.run(&frame, of.config.data(), states[writer].data());
+      }
+      --running;
+    });
+  u64 read = 0, wrong = 0;
+  for (bool last = false; !last;) {
+    last = running == 0;
+    for (const Noted& each : read_all(*notes)) {
+      ++read;
+      wrong += each.bytes.size() != 64 || each.bytes[0] % writers != each.head.out || Packet(64, each.bytes[0]) != each.bytes;
+    }
+  }
+  u64 sampled = 0, lost = 0;
+  for (const auto& state : states) sampled += state[0], lost += state[1];
+  EXPECT_EQ(std::pair(read, wrong), std::pair(sampled, u64{0}));
+  EXPECT_EQ(sampled + lost, u64{writers} * frames);
 }
 
 TEST(KernelEgressBuilds, draw_on_one_bucket) {
