@@ -24,6 +24,7 @@ enum egress_key_type {
 	EGRESS_KEY_PREFIX,	/* struct egress_prefix; an address alone is one of a single host */
 	EGRESS_KEY_RANGE,	/* struct egress_range, from min to max: "1024-65535", or one integer */
 	EGRESS_KEY_PROTOCOL,	/* of IP, by name or number, a __u32 */
+	EGRESS_KEY_FLAG,	/* true or false; a __u32, 1 or 0 */
 };
 
 struct egress_prefix {

@@ -6,6 +6,7 @@
 
 enum note_kind {
 	NOTE_SAMPLE,
+	NOTE_TOO_BIG,	/* for the sender of the frame, by ICMP */
 };
 
 /* The bytes follow. */
@@ -18,6 +19,8 @@ struct note {
 	__u32 place;	/* of the program in the chain */
 	__u32 length;	/* of the frame, as it is at this place */
 	__u32 captured;	/* bytes of it that follow */
+	__u32 mtu;	/* too big: what the packet may be at most */
+	__u32 unused;
 };
 
 #define NOTE_NO_PORT 0xffff

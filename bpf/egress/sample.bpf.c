@@ -32,6 +32,6 @@ EGRESS(sample, "show user space one frame in so many", struct sample_config, str
 	if (++st->since < config->n)
 		return EGRESS_TRANSMIT;
 	st->since = 0;
-	st->count[egress_note(frame, NOTE_SAMPLE, config->snap_bytes) ? SAMPLE_SAMPLED : SAMPLE_LOST]++;
+	st->count[egress_note(frame, NOTE_SAMPLE, config->snap_bytes, 0) ? SAMPLE_SAMPLED : SAMPLE_LOST]++;
 	return EGRESS_TRANSMIT;
 }

@@ -46,7 +46,7 @@ static __always_inline int notes_put(struct egress_frame *frame, const struct no
 #endif
 
 /* The first `bytes` of the frame, at most NOTE_LONGEST and not 0. Whether the ring had room for them: 0 is to be counted. */
-static inline __attribute__((always_inline)) int egress_note(struct egress_frame *frame, enum note_kind kind, __u32 bytes)
+static inline __attribute__((always_inline)) int egress_note(struct egress_frame *frame, enum note_kind kind, __u32 bytes, __u32 mtu)
 {
 	__u32 length = egress_length(frame);
 	struct note note = {
@@ -54,6 +54,7 @@ static inline __attribute__((always_inline)) int egress_note(struct egress_frame
 		.kind = kind,
 		.length = length,
 		.captured = length < bytes ? length : bytes,
+		.mtu = mtu,
 	};
 
 #ifdef __bpf__

@@ -100,7 +100,7 @@ std::string Instance::layout() const {
 }
 
 Result<> Instance::make_kernel() {
-  const u32 cpus = possible_cpus(), rows = cpus + worker_count_, blocks = std::max<u32>(topology_->blocks(), WEIR_MAX_PORTS);
+  const u32 cpus = possible_cpus(), rows = cpus + worker_count_ + 1, blocks = std::max<u32>(topology_->blocks(), WEIR_MAX_PORTS);
   if (devices_.empty()) {
     path_.emplace(Accounts(TRY(Mapping::anonymous(sizeof(account) * rows * blocks)), cpus, rows, blocks));
     return {};

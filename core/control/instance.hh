@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/control/devices.hh"
+#include "core/control/icmp_answer.hh"
 #include "core/control/run_folder.hh"
 #include "core/control/topology.hh"
 #include "core/pipeline/host_stack.hh"
@@ -122,6 +123,7 @@ class Instance {
     std::vector<u8> bytes;
   };
   [[nodiscard]] NotedDevice device_of(const note& head) const;
+  void answer_sender(const note& head, std::span<const u8> bytes);
   [[nodiscard]] nlohmann::json samples() const;
 
   // report.cc
@@ -173,6 +175,7 @@ class Instance {
   std::unique_ptr<HostStack> stack_;
   std::optional<DataPath> path_;
   std::unique_ptr<Notes> notes_;
+  IcmpSender icmp_;
   std::deque<Sample> samples_;  // the last ones
   u64 samples_read_ = 0;
   std::unique_ptr<Workers> workers_;

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// listen: what egress programs note of frames (bpf/abi/note.h): samples are kept.
+// listen: what egress programs note of frames (bpf/abi/note.h): samples are kept, senders of frames that are too long are told.
 #include <time.h>
 
 #include <algorithm>
+#include <atomic>
+#include <string_view>
 
+#include "bpf/abi/mtu_guard.h"
 #include "core/control/instance.hh"
 
 namespace weir {
@@ -25,6 +28,9 @@ std::string hex(std::span<const u8> bytes) {
   return text;
 }
 
+// A program that put an IP header of its own in front of the sender's.
+bool is_tunnel(const EgressChain::Step& step) noexcept { return std::string_view(step.program->name).starts_with("encap"); }
+
 }  // namespace
 
 // Whether there is a program that may have something to say.
@@ -38,6 +44,7 @@ void Instance::listen() {
   const u64 ahead = clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_MONOTONIC);
   notes_->read([&](const note& head, std::span<const u8> bytes) {
     if (head.out >= path_->ports.size()) return;
+    if (head.kind == NOTE_TOO_BIG) return answer_sender(head, bytes);
     if (samples_.size() == samples_kept) samples_.pop_front();
     samples_.push_back({++samples_read_, head.time + ahead, head, device_of(head), {bytes.begin(), bytes.end()}});
   });
@@ -50,6 +57,27 @@ Instance::NotedDevice Instance::device_of(const note& head) const {
   });
   if (at != kernel_ports_.end()) return {at->name, at->ifindex.value};
   return {head.device == 0 && head.in < path_->ports.size() ? path_->ports[head.in].name : "", head.device};
+}
+
+// The answers are counted in the guard's state, in the row that is the control thread's. Where a command has just replaced the chain, what
+// the guard of before had told and nobody had read is the affair of one that stands in its place, or of nobody.
+void Instance::answer_sender(const note& head, std::span<const u8> bytes) {
+  const std::vector<EgressChain::Step>& steps = path_->ports[head.out].egress.steps();
+  if (head.place >= steps.size() || steps[head.place].program->name != std::string_view("mtu_guard")) return;
+  const EgressChain::Step& guard = steps[head.place];
+  auto& state = *reinterpret_cast<mtu_guard_state*>(guard.state + (path_->accounts.rows() - 1) * guard.stride);
+  const auto count = [&](mtu_guard_counter counter) { std::atomic_ref(state.count[counter]).fetch_add(1, std::memory_order_relaxed); };
+  const bool tunnelled = std::any_of(steps.begin(), steps.begin() + head.place, is_tunnel);
+  const std::optional<IcmpAnswer> answer = tunnelled ? std::nullopt : answer_too_big(bytes, head.mtu);
+  if (!answer) return count(MTU_GUARD_UNFIT);
+  switch (icmp_.send(*answer, device_of(head).ifindex, clock_ns(CLOCK_MONOTONIC))) {
+    case IcmpSender::Outcome::answered:
+      return count(MTU_GUARD_ANSWERED);
+    case IcmpSender::Outcome::limited:
+      return count(MTU_GUARD_LIMITED);
+    case IcmpSender::Outcome::unsent:
+      return count(MTU_GUARD_UNSENT);
+  }
 }
 
 json Instance::samples() const {

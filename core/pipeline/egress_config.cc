@@ -38,6 +38,8 @@ Key of_type(const egress_key& key) {
       return Key::range(key.name, key.min, key.max);
     case EGRESS_KEY_PROTOCOL:
       return Key::protocol(key.name);
+    case EGRESS_KEY_FLAG:
+      return Key::boolean(key.name);
     case EGRESS_KEY_LIST:
       return Key::list(key.name, Key::table("", schema_of(key.inner)), key.min, key.max);
     default:
@@ -102,6 +104,9 @@ void fill_key(const egress_key& key, const ConfigNode& node, const EgressDevice&
     }
     case EGRESS_KEY_U64:
       put(static_cast<u64>(node.integer(key.name)), at);
+      break;
+    case EGRESS_KEY_FLAG:
+      put(static_cast<u32>(node.boolean(key.name)), at);
       break;
     case EGRESS_KEY_LIST: {
       const std::vector<ConfigNode> tables = node.tables(key.name);

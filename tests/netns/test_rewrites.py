@@ -23,6 +23,7 @@ CHAINS = {
     "ttl": '["ttl"]',
     "dscp": '[{ program = "dscp", set = 46, map = [{ from = 0, to = 10 }] }]',
     "mtu_guard": '[{ program = "mtu_guard", mtu = 1400 }]',
+    "told": '[{ program = "mtu_guard", mtu = 1300, answer = true }]',
     "sample": '[{ program = "sample", n = 1 }]',
     "ipip": '[{ program = "encap_ipip", local = "192.0.2.1", remote = "198.51.100.1" }]',
     "vxlan": '[{ program = "encap_vxlan", vni = 5, local = "192.0.2.1", remote = "198.51.100.1", src = "02:00:00:00:00:66",'

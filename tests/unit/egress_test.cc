@@ -668,6 +668,11 @@ const std::vector<Case> cases = {
     becomes("shows_as_much_of_a_frame_as_there_may_be", "sample", "n = 1, snap_bytes = 2048", v4().pad(1515), v4().pad(1515),
             {{"sampled", 1}}),
     becomes("does_not_show_the_first_of_two", "sample", "n = 2", v4().pad(60), v4().pad(60)),
+    drops("tells_of_a_frame_that_is_too_long", "mtu_guard", "mtu = 100, answer = true", v4().pad(115), "too_long", {{"told", 1}}),
+    drops("tells_of_a_frame_of_ipv6_behind_a_tag", "mtu_guard", "mtu = 100, answer = true", tagged(7).ipv6("fd00::1", "fd00::2").pad(119),
+          "too_long", {{"told", 1}}),
+    drops("tells_of_nothing_that_is_not_ip", "mtu_guard", "mtu = 100, answer = true", ethernet(1, 2).pad(115), "too_long"),
+    becomes("tells_of_nothing_that_fits", "mtu_guard", "mtu = 100, answer = true", v4().pad(114), v4().pad(114)),
 };
 
 std::string claim_of(const testing::TestParamInfo<Case>& info) { return info.param.claim; }
@@ -737,7 +742,8 @@ void expect_same_notes(const std::vector<Noted>& kernel, const std::vector<Noted
   for (std::size_t i = 0; i < host.size(); ++i) {
     const note &one = kernel[i].head, &other = host[i].head;
     EXPECT_EQ(kernel[i].bytes, host[i].bytes);
-    EXPECT_EQ(std::tuple(one.kind, one.length, one.captured, one.out), std::tuple(other.kind, other.length, other.captured, other.out));
+    EXPECT_EQ(std::tuple(one.kind, one.length, one.captured, one.mtu, one.out),
+              std::tuple(other.kind, other.length, other.captured, other.mtu, other.out));
     EXPECT_LT(std::max(one.time, other.time) - std::min(one.time, other.time), 10'000'000'000u);
     EXPECT_EQ(std::tuple(one.in, other.in, other.device), std::tuple(NOTE_NO_PORT, 5, 0u));
     EXPECT_NE(one.device, 0u);
@@ -1105,6 +1111,20 @@ TEST(Sample, is_lost_by_none_of_many_that_write_while_one_reads) {
   for (const auto& state : states) sampled += state[0], lost += state[1];
   EXPECT_EQ(std::pair(read, wrong), std::pair(sampled, u64{0}));
   EXPECT_EQ(sampled + lost, u64{writers} * frames);
+}
+
+TEST(KernelMtuGuard, tells_what_an_answer_needs) {
+  in_both_builds(Configured("mtu_guard", "mtu = 1400, answer = true"), [](Build& build) {
+    const Packet frame = udp(tagged(7).ipv4("10.0.0.1", "10.0.0.2"));
+    Packet longer = frame;
+    longer.resize(1419, 9);
+    build.run(longer);
+    build.run(frame);
+    const std::vector<Noted> noted = build.noted();
+    ASSERT_EQ(noted.size(), 1u);
+    EXPECT_EQ(noted[0].bytes, cut(longer, 1254));
+    EXPECT_EQ(std::tuple(noted[0].head.kind, noted[0].head.length, noted[0].head.mtu), std::tuple(NOTE_TOO_BIG, 1419u, 1400u));
+  });
 }
 
 TEST(KernelEgressBuilds, draw_on_one_bucket) {
