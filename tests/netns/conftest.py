@@ -24,6 +24,17 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=why))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def bpffs():
+    """Where the tests look for pins. A system without an init that mounts it gets it for the time of the tests."""
+    there = os.geteuid() != 0 or any(line.split()[1:3] == ["/sys/fs/bpf", "bpf"] for line in open("/proc/mounts"))
+    if not there:
+        labs.run("mount", "-t", "bpf", "bpf", "/sys/fs/bpf")
+    yield
+    if not there:
+        labs.run("umount", "/sys/fs/bpf", check=False)
+
+
 @pytest.fixture
 def make_lab():
     made = []

@@ -63,7 +63,7 @@ def test_a_foreign_program_is_set_while_running(lab):
     (step("on_a_cpu"), "", f'program on_a_cpu of {OBJECT} is in section "xdp/cpumap", and the kernel'),
     (step("of_skbs"), "", f'program of_skbs of {OBJECT} is in section "tc", and the kernel'),
     (step("signs_frags"), "", f'program signs_frags of {OBJECT} is for frames in several buffers, and the instance\'s are not'),
-    (step("nobody"), "", f"{OBJECT} has no program nobody; it has: signs, signs_frags, past_the_end, attached, on_a_cpu, of_skbs"),
+    (step("nobody"), "", f"{OBJECT} has no program nobody; it has: signs, past_the_end, signs_frags, attached, on_a_cpu, of_skbs"),
     (step(file="/nowhere.bpf.o"), "", "/nowhere.bpf.o: cannot be read, or is empty: No such file or directory"),
     (step(file="/etc/passwd"), "", "open the BPF object of /etc/passwd"),
     (step(), 'placement = "fused"\n', "a foreign program runs on the device entry alone"),
