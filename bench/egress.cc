@@ -60,6 +60,7 @@ const std::vector<Use> uses = {
     {"mac_rewrite", "mac_rewrite", R"(src = "02:00:00:00:00:66", dst = "02:00:00:00:00:77")"},
     {"mtu_guard", "mtu_guard", "mtu = 1500"},
     {"police", "police", "cir_bps = 800_000_000_000, burst_bytes = 1_000_000_000"},  // everything is green
+    {"sample", "sample", "n = 1000"},
     {"ttl", "ttl", ""},
     {"vlan_pop", "vlan_pop", "", true},
     {"vlan_push", "vlan_push", "vid = 100"},

@@ -139,7 +139,7 @@ Result<> Instance::expect_allowed(PortSlot slot, const std::vector<EgressConfig>
     return invalid(
         "port {}: a foreign program runs on the device entry alone, and the port's chain is fused; start with placement = \"entry\"",
         port.name);
-  if (!kernel_port(slot)->redirectable)
+  if (!std::ranges::find(kernel_ports_, slot, &KernelPort::slot)->redirectable)
     return fail("port {}: a foreign program runs in the kernel alone, and nothing can be redirected to it: {}", port.name,
                 fmt::join(port_warnings_[slot.value], "; "));
   if (options_.user_only) return invalid("a foreign program runs in the kernel alone, and kernel halves are off (--user-only)");

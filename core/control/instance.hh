@@ -94,7 +94,6 @@ class Instance {
   [[nodiscard]] Result<PortSlot> port_named(const std::string& name) const;
   [[nodiscard]] Result<GroupSlot> group_named(const std::string& name) const;
   KernelPort* kernel_port(PortSlot slot) noexcept;
-  [[nodiscard]] const KernelPort* kernel_port(PortSlot slot) const noexcept { return const_cast<Instance*>(this)->kernel_port(slot); }
   Result<NextChain> prepare_chain(PortSlot slot, std::vector<EgressConfig> configs);
   Result<> put_in_place(NextChain next);
   void retire(PortSlot slot, const EgressChain& chain);

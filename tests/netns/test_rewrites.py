@@ -67,10 +67,10 @@ def random_frame(dice):
     return raw[:1514]
 
 
-def play(lab, frames, egress, flags):
+def play(lab, frames, egress, flags, placement="auto"):
     """What comes out of the other port, what the programs counted, and what was dropped."""
     left, right = lab.wires()
-    weir = lab.weir(lab.ports(2).replace('name = "p1"\n', f'name = "p1"\negress = {egress}\n') + PATCH, *flags)
+    weir = lab.weir(lab.ports(2).replace('name = "p1"\n', f'name = "p1"\nplacement = "{placement}"\negress = {egress}\n') + PATCH, *flags)
     heard = []
     for start in range(0, len(frames), BATCH):
         for raw in frames[start:start + BATCH]:
@@ -115,16 +115,20 @@ def test_the_example_of_a_trunk_tags_and_untags(lab, flags):
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_both_paths_give_the_same_bytes_counters_and_drops(make_lab, name):
+def test_all_paths_give_the_same_bytes_counters_and_drops(make_lab, name):
+    """In front of the redirect, on the device entry, and in user space."""
     seed = int(os.environ.get("WEIR_TEST_SEED", random.randrange(1 << 32)))
     print(f"seed {seed}")
     dice = random.Random(seed)
     frames = [random_frame(dice) for _ in range(NUMBER)]
-    kernel, user = (play(make_lab(2), frames, CHAINS[name], flags) for flags in ([], ["--user-only"]))
+    ways = {"fused": ("fused", []), "entry": ("entry", []), "user space": ("auto", ["--user-only"])}
+    played = {way: play(make_lab(2), frames, CHAINS[name], flags, placement) for way, (placement, flags) in ways.items()}
+    kernel = played.pop("fused")
     assert len(kernel[0]) > NUMBER // 4
-    for number, (one, other) in enumerate(zip(kernel[0], user[0])):
-        assert one == other, f"frame {number} that comes out"
-    assert kernel == user
+    for way, other in played.items():
+        for number, (one, another) in enumerate(zip(kernel[0], other[0])):
+            assert one == another, f"frame {number} that comes out, fused and of {way}"
+        assert kernel == other, way
     wrong = sum(not has_right_checksum(raw) for raw in kernel[0])
     sent_wrong = sum(not has_right_checksum(raw) for raw in frames)
     assert wrong <= sent_wrong, "a program spoilt a checksum"
