@@ -357,7 +357,7 @@ Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& mem
     longest = std::min(longest, port->scatters ? port->longest : std::min(port->longest, single_buffer));
     reachable.push_back(member);
   }
-  // As large as it is full: a broadcast looks at every key of an array, at some 4 ns for each that is empty (bench/README.md).
+  // As large as it is full: a broadcast looks at every key of an array, also at those that are empty (bench/README.md).
   Devmap map = TRY(Devmap::create("group", DevmapForm::array, std::max<u32>(1, static_cast<u32>(reachable.size()))));
   for (u32 place = 0; place < reachable.size(); ++place) {
     const auto port = std::ranges::find(ports, reachable[place], &KernelPort::slot);
