@@ -259,9 +259,8 @@ Result<json> Instance::change_group(const json& question, bool join) {
 bool Instance::is_built_anew(PortSlot slot) const {
   for (std::size_t place = 0; place < chains_[slot.value].size(); ++place) {
     const std::string& file = chains_[slot.value][place].object;
-    if (const Result<std::vector<u8>> bytes = read_file(file);
-        !file.empty() && bytes && *bytes != kernel_->chain(slot).programs[place].foreign)
-      return true;
+    if (file.empty()) continue;
+    if (const Result<std::vector<u8>> bytes = read_file(file); bytes && *bytes != kernel_->chain(slot).programs[place].foreign) return true;
   }
   return false;
 }
@@ -276,9 +275,11 @@ Result<json> Instance::reload(const json& question) {
   json changed = json::array();
   for (u16 slot = 0; slot < path_->ports.size(); ++slot) {
     const PortConfig& port = next->config().ports[slot];
-    if (same_chain(topology_->config().ports[slot].egress, port.egress) && !is_built_anew(PortSlot{slot})) continue;
-    TRY_VOID(expect_allowed(PortSlot{slot}, port.egress));
-    chains.emplace_back(PortSlot{slot}, port.egress);
+    const bool same = same_chain(topology_->config().ports[slot].egress, port.egress);
+    if (same && !is_built_anew(PortSlot{slot})) continue;
+    const std::vector<EgressConfig>& wanted = same ? chains_[slot] : port.egress;  // an object built anew may be of a command's chain
+    TRY_VOID(expect_allowed(PortSlot{slot}, wanted));
+    chains.emplace_back(PortSlot{slot}, wanted);
     changed.push_back("egress of port " + port.name);
   }
   std::vector<GroupSlot> groups;

@@ -116,6 +116,19 @@ def test_an_object_that_was_built_anew_is_loaded_by_a_reload(lab, tmp_path):
     weir.conserved()
 
 
+def test_a_reload_keeps_the_chain_of_a_command_whose_object_was_built_anew(lab, tmp_path):
+    left, right = lab.wires()
+    file = tmp_path / "mine.bpf.o"
+    file.write_bytes(OBJECT.read_bytes())
+    weir = lab.weir(ports("", 'placement = "entry"\n') + PATCH)
+    weir.ask("egress", "set", "p1", step(file=file))
+    file.write_bytes(OBJECT.read_bytes() + b"\0")
+    assert weir.ask("reload")["changed"] == ["egress of port p1"]
+    left.send(frame(mac(1), mac(2)))
+    assert right.hear(1) == [frame("02:00:00:00:00:fe", mac(2))]
+    weir.conserved()
+
+
 def test_a_relative_file_is_that_of_the_configurations_folder(tmp_path, lab):
     (tmp_path / "mine.bpf.o").write_bytes(OBJECT.read_bytes())
     assert checked(tmp_path, ports(step(file="mine.bpf.o")) + PATCH) == []
