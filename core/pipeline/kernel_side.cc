@@ -475,6 +475,11 @@ Result<> KernelSide::follow(KernelPort& port, const KernelPort& before, Mode mod
     return pins_.commit(link_pin(port));
   }();
   if (!done) {
+    KernelPort unreached = port;
+    unreached.redirectable = false;
+    static_cast<void>(set_entry(unreached));
+    const u32 none = 0;
+    static_cast<void>((port.ifindex.value < WEIR_NEAR_DEVICES ? devices_ : far_devices_).set(port.ifindex.value, &none));
     ingress_.back().link.detach();
     ingress_.pop_back();
     pins_.forget_prepared();
