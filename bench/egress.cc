@@ -13,6 +13,8 @@
 #include "bpf/abi/link.h"
 #include "core/config/config.hh"
 #include "core/egress.hh"
+#include "core/kernel/accounts_map.hh"
+#include "core/kernel/join.hh"
 #include "core/kernel/object.hh"
 #include "core/pipeline/accounts.hh"
 #include "core/pipeline/egress_chain.hh"
@@ -70,6 +72,7 @@ const std::vector<Use> uses = {
 struct Case {
   std::string name;
   std::vector<std::string> chain;  // of uses
+  bool called = false;             // by tail calls, as a chain that cannot be one program is
 };
 
 std::vector<Case> cases() {
@@ -79,6 +82,7 @@ std::vector<Case> cases() {
   made.push_back({"2 programs", {"ttl", "mac_rewrite"}});
   made.push_back({"4 programs", {"ttl", "dscp", "mac_rewrite", "vlan_push"}});
   made.push_back({"8 programs", {"vlan_pop", "count", "ttl", "dscp", "mac_rewrite", "vlan_push", "vlan_rewrite", "mtu_guard"}});
+  made.push_back({"8 by calls", made.back().chain, true});
   return made;
 }
 
@@ -208,8 +212,8 @@ class Rig {
 
   Result<> set_up(const Case& one) {
     const u32 rows = possible_cpus();
-    accounts_ = TRY(BpfMap::create("accounts", {BPF_MAP_TYPE_ARRAY, 4, static_cast<u32>(sizeof(account)) * blocks, rows, BPF_F_MMAPABLE}));
-    account_ = Accounts(TRY(accounts_.map_memory()), rows, rows, blocks);
+    accounts_ = TRY(AccountsMap::create(rows, blocks));
+    account_ = Accounts(TRY(accounts_.map().map_memory()), rows, rows, blocks);
     chain_ = TRY(BpfMap::create("chain", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, longest_chain}));
     std::array<u8, frame_size> frame;
     std::ranges::copy(frame_for(one), frame.begin());
@@ -223,7 +227,18 @@ class Rig {
     const std::vector<EgressConfig> configs = configs_of(one);
     for (const EgressConfig& config : configs) TRY_VOID(add(config, places_.size() + 1 == configs.size()));
     const int none = ends_[1].program_fd("none");
-    return configs.empty() ? chain_.set(0, &none) : Result<>{};
+    if (configs.empty()) return chain_.set(0, &none);
+    return configs.size() > 1 && !one.called ? join(configs) : Result<>{};
+  }
+
+  // As a port's chain is.
+  Result<> join(const std::vector<EgressConfig>& configs) {
+    std::vector<JoinPart> parts;
+    for (std::size_t place = 0; place < configs.size(); ++place)
+      parts.push_back({places_[place].object, configs[place].program + "_test", static_cast<u32>(place) + 1});
+    joined_ = TRY(join_programs("chain", parts));
+    const int fd = joined_.get();
+    return chain_.set(0, &fd);
   }
 
   Result<> add(const EgressConfig& config, bool last) {
@@ -231,10 +246,9 @@ class Rig {
     const u32 number = static_cast<u32>(places_.size()), rows = EGRESS_FIRST_ROW + possible_cpus();
     Place& place = places_.emplace_back(TRY(BpfObject::open(config.program, module.elf)));
     place.state =
-        TRY(BpfMap::create("state", {BPF_MAP_TYPE_ARRAY, 4, static_cast<u32>(egress_stride(*module.host)), rows, BPF_F_MMAPABLE}));
+        TRY(BpfMap::create("state", {BPF_MAP_TYPE_ARRAY, 4, static_cast<u32>(egress_stride(*module.host)) * rows, 1, BPF_F_MMAPABLE}));
     TRY_VOID(place.object.use("accounts", accounts_.fd()));
     TRY_VOID(place.object.use("chain", chain_.fd()));
-    TRY_VOID(place.object.use("state", place.state.fd()));
     if (place.object.has_map(".data.config")) {
       const MapShape shape = TRY(place.object.shape(".data.config"));
       place.config = TRY(BpfMap::create("config", shape));
@@ -242,8 +256,8 @@ class Rig {
       std::ranges::copy(settings_of(config, *module.host), place.settings.data());
       TRY_VOID(place.object.use(".data.config", place.config.fd()));
     }
-    TRY_VOID(place.object.constants(".rodata.weir",
-                                    egress_link{.unused = {}, .block = WEIR_MAX_PORTS + number, .next = last ? WEIR_NO_NEXT : number + 1}));
+    const egress_link link{.accounts = accounts_.link(), .block = WEIR_MAX_PORTS + number, .next = last ? WEIR_NO_NEXT : number + 1};
+    TRY_VOID(place.object.link(link, {accounts_.memory(), place.state.fd(), -1}));
     const std::string program = config.program + "_test";
     TRY_VOID(place.object.load(program));
     const int fd = place.object.program_fd(program);
@@ -251,10 +265,12 @@ class Rig {
   }
 
   Packet bytes_, expected_;
-  BpfMap accounts_, chain_;
+  AccountsMap accounts_;
+  BpfMap chain_;
   Accounts account_{Mapping(), 0, 0, 0};
   std::vector<BpfObject> ends_;
   std::vector<Place> places_;
+  Fd joined_;
   int start_ = -1;
 };
 

@@ -4,7 +4,7 @@
 
 #include <linux/types.h>
 
-/* The map "accounts" is a memory-mapped array of rows, each as many `struct account` as there are blocks. A row has one writer: the
+/* The map "accounts" is memory-mapped rows, each as many `struct account` as there are blocks. A row has one writer: the
  * first rows belong to the possible CPUs (XDP runs with soft interrupts off, so a CPU's programs never interrupt each other), the rows
  * behind them to the workers, one each, and the last one to the control thread. A block belongs to one port (by slot, these come first), one
  * stage, or one place in an egress chain; its counter is the sum over all rows. There are WEIR_MAX_PORTS blocks at least, so that a slot is
@@ -55,7 +55,7 @@ enum weir_drop {
 #define WEIR_FRAME_NOTES 512
 
 /* Raised when a counter changes its place or its meaning: a run adopts only counters that it understands. */
-#define WEIR_ACCOUNT_VERSION 6
+#define WEIR_ACCOUNT_VERSION 7
 
 enum weir_port_counter {
 	WEIR_PORT_COPIES,	/* frames that floods made beyond the one that came in */

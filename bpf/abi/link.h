@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause */
-/* link: what a program is told before it is loaded, so that the verifier sees constants: where it stands and what comes next. */
+/* link: what a program is told before it is loaded: where it stands and what comes next. The values stand in its code, as 64-bit constants, so
+ * that the verifier knows them and the CPU reads nothing. The source has a placeholder for each: LINK_PLACEHOLDER and the offset of a member of
+ * the program's own link struct below, of which all members are __u64 therefore. See LINKED() in bpf/lib/accounts.bpf.h, and BpfObject::link(). */
 #pragma once
 
 #include <linux/types.h>
@@ -12,54 +14,72 @@ enum weir_go {
 	WEIR_GO_STACK,	/* there is no next stage */
 };
 
-/* What the kernel must know of a port before it looks for its device entry, in the map "entries". */
-enum weir_entry {
-	WEIR_ENTRY_DELETED = 1,	/* by command: a redirect to it is a miss. Others without an entry are those that only user space sends to */
-	WEIR_ENTRY_FUSED = 2,	/* its egress chain runs before the redirect */
+#define LINK_PLACEHOLDER 0x7765697200000000ull
+#define LINK_MEMORY 0x7765697300000000ull
+
+/* Placeholders of this kind, LINK_MEMORY and one of these, become the address of a map's only value. */
+enum link_memory {
+	LINK_ACCOUNTS,	/* the map "accounts", where it is whole */
+	LINK_STATE,	/* rows of an egress program's state */
+	LINK_ENTRIES,	/* struct port_entries */
+	LINK_MEMORIES
+};
+
+/* What the kernel must know of ports before it looks for their device entries: a bit for each slot. */
+struct port_entries {
+	__u64 fused;	/* the port's egress chain runs before the redirect */
+	__u64 deleted;	/* by command: a redirect to it is a miss. Others without an entry are those that only user space sends to */
+};
+
+/* The first member of every link. */
+struct accounts_link {
+	__u64 cpus;		/* rows of the kernel */
+	__u64 row_bytes;
+	__u64 whole;		/* the map has one value, all rows; else a value for each: a kernel has its limit */
 };
 
 struct ingress_link {
 	__u64 mark;	/* generic mode: see struct to_stack_ring; 0: native */
-	__u32 port;	/* slot: key of the map "ports", and the port's block in the accounts */
-	__u32 sockets;	/* first key of the port in the map "sockets" */
-	__u32 queues;	/* how many keys it has there */
-	__u32 go;	/* enum weir_go; unused where the first stage is part of the ingress program */
-	__u32 next;
-	__u32 unused;
+	__u64 port;	/* slot: key of the map "ports", and the port's block in the accounts */
+	__u64 sockets;	/* first key of the port in the map "sockets" */
+	__u64 queues;	/* how many keys it has there */
+	__u64 go;	/* enum weir_go; unused where the first stage is part of the ingress program */
+	__u64 next;
 };
 
 struct stage_link {
-	__u32 stage;	/* its number in the instance: slot of the program array, and what a punted frame's metadata says */
-	__u32 block;
-	__u32 go;
-	__u32 next;
-	__u32 ports;	/* of the instance: their slots are below */
-	__u32 miss;	/* XDP action of a redirect to a port that has no entry; see end_with_miss() in bpf/lib/runtime.bpf.h */
-	__u32 keyed;	/* the map "ports" has keys that are not the ports' slots: "keys" tells them */
-	__u32 frags;	/* frames may lie in several buffers; also in a program without a stage */
+	__u64 stage;	/* its number in the instance: slot of the program array, and what a punted frame's metadata says */
+	__u64 block;
+	__u64 go;
+	__u64 next;
+	__u64 ports;	/* of the instance: their slots are below */
+	__u64 miss;	/* XDP action of a redirect to a port that has no entry; see end_with_miss() in bpf/lib/runtime.bpf.h */
+	__u64 keyed;	/* the map "ports" has keys that are not the ports' slots: "keys" tells them */
+	__u64 frags;	/* frames may lie in several buffers; also in a program without a stage */
 };
 
 /* Of a program that frames are shown to on their way in. */
 struct program_link {
-	__u8 unused[WEIR_FRAME_NOTES];
+	struct accounts_link accounts;
 	struct stage_link stage;	/* of no meaning in the program of a port whose first stage is not in the kernel, */
 	struct ingress_link port;	/* and this in a program that no port is attached to */
 };
 
 struct egress_link {
-	__u8 unused[WEIR_FRAME_NOTES];
-	__u32 block;
-	__u32 next;	/* slot of the program array "chain"; WEIR_NO_NEXT: transmit */
-	__u32 port;	/* slot */
-	__u32 key;	/* in the map "bare_ports" */
-	__u32 frags;	/* frames may lie in several buffers */
-	__u32 place;	/* in the chain */
+	struct accounts_link accounts;
+	__u64 block;
+	__u64 next;	/* slot of the program array "chain"; WEIR_NO_NEXT: transmit */
+	__u64 port;	/* slot */
+	__u64 key;	/* in the map "bare_ports" */
+	__u64 frags;	/* frames may lie in several buffers */
+	__u64 place;	/* in the chain */
 };
 
 /* Tracepoints see the devices of every network namespace, and ifindexes repeat. */
 struct trace_link {
-	__u32 netns;	/* inode of the instance's own */
-	__u32 keyed;	/* see struct stage_link; "slots" tells the ports' slots */
+	struct accounts_link accounts;
+	__u64 netns;	/* inode of the instance's own */
+	__u64 keyed;	/* see struct stage_link; "slots" tells the ports' slots */
 };
 
 #define WEIR_NEAR_DEVICES 4096	/* ifindexes that are looked up in an array */

@@ -2,19 +2,12 @@
 /* count: count the frames and bytes that leave by a port, by L3 and L4 protocol. Frames are not changed.
  *   egress = ["count"]
  */
-#include "bpf/lib/egress.bpf.h"
+#include "bpf/lib/headers.bpf.h"
 
-#include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/in6.h>
 
 #include "bpf/abi/count.h"
-
-#ifdef __BIG_ENDIAN__
-#define ETHERTYPE(type) (type)
-#else
-#define ETHERTYPE(type) __builtin_bswap16(type)
-#endif
 
 EGRESS_DROPS(count)
 EGRESS_COUNTERS(count, "bytes", "arp", "ipv4", "ipv6", "vlan", "other", "tcp", "udp", "icmp")
@@ -36,7 +29,7 @@ static inline __attribute__((always_inline)) void count_l4(struct egress_frame *
 
 EGRESS(count, "count frames and bytes by L3 and L4 protocol", struct egress_none, struct count_state)
 {
-	struct ethhdr *eth = egress_header(frame, 0, sizeof(*eth));
+	struct headers_ethernet *eth = egress_header(frame, 0, sizeof(*eth));
 
 	(void)config;
 	st->bytes += egress_length(frame);
@@ -44,20 +37,20 @@ EGRESS(count, "count frames and bytes by L3 and L4 protocol", struct egress_none
 		st->frames[COUNT_OTHER]++;
 		return EGRESS_TRANSMIT;
 	}
-	switch (eth->h_proto) {
-	case ETHERTYPE(ETH_P_IP):
+	switch (eth->type) {
+	case NET16(ETH_P_IP):
 		st->frames[COUNT_IPV4]++;
 		count_l4(frame, sizeof(*eth) + 9, st);
 		break;
-	case ETHERTYPE(ETH_P_IPV6):
+	case NET16(ETH_P_IPV6):
 		st->frames[COUNT_IPV6]++;
 		count_l4(frame, sizeof(*eth) + 6, st);
 		break;
-	case ETHERTYPE(ETH_P_ARP):
+	case NET16(ETH_P_ARP):
 		st->frames[COUNT_ARP]++;
 		break;
-	case ETHERTYPE(ETH_P_8021Q):
-	case ETHERTYPE(ETH_P_8021AD):
+	case NET16(ETH_P_8021Q):
+	case NET16(ETH_P_8021AD):
 		st->frames[COUNT_VLAN]++;
 		break;
 	default:

@@ -21,12 +21,12 @@ EGRESS_PREPARE(encap_ipip, struct encap_ipip_config) { return encap_refuse(&conf
 
 EGRESS(encap_ipip, "put an outer IP header in front of IP packets", struct encap_ipip_config, struct egress_none)
 {
-	/* All that may be in front of the packet. The bytes are there, and where they are the packet's, its outer header comes over them. */
-	struct encap_front {
-		__be16 words[(ETH_HLEN + HEADERS_MAX_TAGS * HEADERS_VLAN_HLEN) / 2];
-	} front, *at;
 	struct headers_l3 l3 = headers_l3(frame);
 	struct encap_inner inner = encap_inner(frame, l3);
+	__u64 first, second;
+	__u32 third;
+	__u16 last;
+	__u8 *at;
 
 	(void)st;
 	if (l3.at && l3.type != NET16(ETH_P_IP) && l3.type != NET16(ETH_P_IPV6))
@@ -35,16 +35,23 @@ EGRESS(encap_ipip, "put an outer IP header in front of IP packets", struct encap
 		return egress_drop(ENCAP_IPIP_TRUNCATED);
 	if (egress_length(frame) + encap_size(&config->ends) > config->ends.mtu + l3.at)
 		return egress_drop(ENCAP_IPIP_TOO_LONG);
-	at = egress_header(frame, 0, sizeof(*at));
+	/* All that may be in front of the packet. The bytes are there, and where they are the packet's, its outer header comes over them. */
+	at = egress_header(frame, 0, ETH_HLEN + HEADERS_MAX_TAGS * HEADERS_VLAN_HLEN);
 	if (!at)
 		return egress_drop(ENCAP_IPIP_TRUNCATED);
-	__builtin_memcpy(&front, at, sizeof(front));
+	first = egress_get64(at);
+	second = egress_get64(at + 8);
+	third = egress_get32(at + 16);
+	last = egress_get16(at + 20);
 	if (!encap_grow(frame, &config->ends, 0))
 		return egress_drop(ENCAP_IPIP_NO_HEADROOM);
-	at = egress_header(frame, 0, sizeof(*at));
+	at = egress_header(frame, 0, ETH_HLEN + HEADERS_MAX_TAGS * HEADERS_VLAN_HLEN);
 	if (!at)
 		return egress_drop(ENCAP_IPIP_TRUNCATED);
-	__builtin_memcpy(at, &front, sizeof(front));
+	egress_put64(at, first);
+	egress_put64(at + 8, second);
+	egress_put32(at + 16, third);
+	egress_put16(at + 20, last);
 	if (!encap_write(frame, &config->ends, l3.at, inner.traffic_class, inner.protocol, inner.length))
 		return egress_drop(ENCAP_IPIP_TRUNCATED);
 	return EGRESS_TRANSMIT;

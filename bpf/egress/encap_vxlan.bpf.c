@@ -103,7 +103,7 @@ EGRESS(encap_vxlan, "carry frames in VXLAN", struct encap_vxlan_config, struct e
 	__u32 length = egress_length(frame) + sizeof(struct vxlan_headers);
 	__u32 flow = vxlan_flow(frame, l3);
 	struct vxlan_headers *vxlan;
-	struct ethhdr *eth;
+	struct headers_ethernet *eth;
 
 	(void)st;
 	if (!egress_header(frame, 0, sizeof(*eth)))
@@ -115,8 +115,8 @@ EGRESS(encap_vxlan, "carry frames in VXLAN", struct encap_vxlan_config, struct e
 	eth = egress_header(frame, 0, sizeof(*eth));
 	if (!eth)
 		return egress_drop(ENCAP_VXLAN_TRUNCATED);
-	__builtin_memcpy(eth->h_dest, config->dst, sizeof(eth->h_dest));
-	__builtin_memcpy(eth->h_source, config->src, sizeof(eth->h_source));
+	headers_put_address(eth->to, config->dst);
+	headers_put_address(eth->from, config->src);
 	if (!encap_write(frame, &config->ends, sizeof(*eth), inner.traffic_class, IPPROTO_UDP, length))
 		return egress_drop(ENCAP_VXLAN_TRUNCATED);
 	vxlan = egress_header(frame, sizeof(*eth) + encap_size(&config->ends), sizeof(*vxlan));

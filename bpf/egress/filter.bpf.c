@@ -195,6 +195,16 @@ static inline __attribute__((always_inline)) void filter_read_upper(struct egres
 	flow->dport = NET16(ports[1]);
 }
 
+/* A word of which these are the first four bytes in memory, and zeroes the others. */
+static inline __attribute__((always_inline)) __u64 filter_first_half(__u32 bytes)
+{
+#ifdef __BIG_ENDIAN__
+	return (__u64)bytes << 32;
+#else
+	return bytes;
+#endif
+}
+
 /* 0: the IP header is cut. */
 static inline __attribute__((always_inline)) int filter_read(struct egress_frame *frame, struct filter_flow *flow)
 {
@@ -213,8 +223,8 @@ static inline __attribute__((always_inline)) int filter_read(struct egress_frame
 		if (size < FILTER_IPV4_SIZE)
 			return 0;
 		flow->kind = FILTER_IS_IP | FILTER_IS_IPV4;
-		__builtin_memcpy(&flow->address[0], __builtin_assume_aligned(ip + FILTER_IPV4_SRC, 2), 4);
-		__builtin_memcpy(&flow->address[2], __builtin_assume_aligned(ip + FILTER_IPV4_DST, 2), 4);
+		flow->address[0] = filter_first_half(egress_get32(ip + FILTER_IPV4_SRC));
+		flow->address[2] = filter_first_half(egress_get32(ip + FILTER_IPV4_DST));
 		upper.protocol = ip[FILTER_IPV4_PROTOCOL];
 		if (!(NET16(*(__be16 *)(ip + FILTER_IPV4_FRAGMENT)) & FILTER_IPV4_OFFSET))
 			upper.at = l3.at + size;
@@ -223,8 +233,10 @@ static inline __attribute__((always_inline)) int filter_read(struct egress_frame
 		if (!ip)
 			return 0;
 		flow->kind = FILTER_IS_IP;
-		__builtin_memcpy(&flow->address[0], __builtin_assume_aligned(ip + FILTER_IPV6_SRC, 2), 16);
-		__builtin_memcpy(&flow->address[2], __builtin_assume_aligned(ip + FILTER_IPV6_DST, 2), 16);
+		flow->address[0] = egress_get64(ip + FILTER_IPV6_SRC);
+		flow->address[1] = egress_get64(ip + FILTER_IPV6_SRC + 8);
+		flow->address[2] = egress_get64(ip + FILTER_IPV6_DST);
+		flow->address[3] = egress_get64(ip + FILTER_IPV6_DST + 8);
 		upper.protocol = ip[FILTER_IPV6_NEXT];
 		upper.at = l3.at + FILTER_IPV6_SIZE;
 		upper = filter_walk(frame, upper);

@@ -4,9 +4,7 @@
  *   src = "02:00:00:00:00:02"   # left out: the address of the port's own device
  *   dst = "02:00:00:00:00:01"   # left out: stays as it is
  */
-#include "bpf/lib/egress.bpf.h"
-
-#include <linux/if_ether.h>
+#include "bpf/lib/headers.bpf.h"
 
 #include "bpf/abi/mac_rewrite.h"
 
@@ -20,14 +18,14 @@ EGRESS_KEYS(mac_rewrite,
 
 EGRESS(mac_rewrite, "set the source and the destination address", struct mac_rewrite_config, struct egress_none)
 {
-	struct ethhdr *eth = egress_header(frame, 0, sizeof(*eth));
+	struct headers_ethernet *eth = egress_header(frame, 0, sizeof(*eth));
 
 	(void)st;
 	if (!eth)
 		return egress_drop(MAC_REWRITE_TRUNCATED);
 	if (config->set_src)
-		__builtin_memcpy(eth->h_source, config->src, ETH_ALEN);
+		headers_put_address(eth->from, config->src);
 	if (config->set_dst)
-		__builtin_memcpy(eth->h_dest, config->dst, ETH_ALEN);
+		headers_put_address(eth->to, config->dst);
 	return EGRESS_TRANSMIT;
 }

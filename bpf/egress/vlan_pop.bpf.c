@@ -18,27 +18,20 @@ struct vlan_pop_state {
 
 EGRESS(vlan_pop, "take the VLAN tag in front off", struct egress_none, struct vlan_pop_state)
 {
-	struct ethhdr *eth = egress_header(frame, 0, sizeof(*eth));
-	struct {
-		__u8 unused[HEADERS_VLAN_HLEN];
-		__u8 addresses[2 * ETH_ALEN];
-	} *front;
-	__u8 addresses[2 * ETH_ALEN];
+	struct headers_ethernet *eth = egress_header(frame, 0, sizeof(*eth));
+	__u8 *front;
 
 	(void)config;
 	if (!eth)
 		return egress_drop(VLAN_POP_TRUNCATED);
-	if (!headers_is_tag(eth->h_proto)) {
+	if (!headers_is_tag(eth->type)) {
 		st->count[VLAN_POP_UNTAGGED]++;
 		return EGRESS_TRANSMIT;
 	}
-	if (!egress_header(frame, 0, ETH_HLEN + HEADERS_VLAN_HLEN))
-		return egress_drop(VLAN_POP_TRUNCATED);
-	__builtin_memcpy(addresses, eth, sizeof(addresses));
-	front = egress_header(frame, 0, sizeof(*front));
+	front = egress_header(frame, 0, ETH_HLEN + HEADERS_VLAN_HLEN);
 	if (!front)
 		return egress_drop(VLAN_POP_TRUNCATED);
-	__builtin_memcpy(front->addresses, addresses, sizeof(addresses));
+	headers_put_addresses(front + HEADERS_VLAN_HLEN, headers_get_addresses(front));
 	if (!egress_shrink(frame, HEADERS_VLAN_HLEN))
 		return egress_drop(VLAN_POP_TRUNCATED);
 	st->count[VLAN_POP_POPPED]++;

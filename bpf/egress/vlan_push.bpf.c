@@ -24,33 +24,32 @@ EGRESS_KEYS(vlan_push,
 
 EGRESS(vlan_push, "put a VLAN tag in front", struct vlan_push_config, struct egress_none)
 {
+	struct headers_ethernet *eth = egress_header(frame, 0, sizeof(*eth));
+	struct headers_addresses addresses;
 	struct {
-		__u8 addresses[2 * ETH_ALEN];
-		__be16 type;
+		struct headers_ethernet eth;
 		struct headers_tag tag;
-	} __attribute__((packed)) *front;
-	__u8 addresses[2 * ETH_ALEN];
+	} *front;
 	__u32 pcp = config->has_pcp ? config->pcp : 0;
 
 	(void)st;
-	front = egress_header(frame, 0, sizeof(*front));
-	if (!config->has_pcp && front && headers_is_tag(front->type))
-		pcp = NET16(front->tag.tci) >> 13;
-	if (!egress_header(frame, 0, ETH_HLEN))
+	if (!eth)
 		return egress_drop(VLAN_PUSH_TRUNCATED);
+	if (!config->has_pcp && headers_is_tag(eth->type)) {
+		front = egress_header(frame, 0, sizeof(*front));
+		if (front)
+			pcp = NET16(front->tag.tci) >> 13;
+	}
 	if (egress_length(frame) + HEADERS_VLAN_HLEN > config->mtu + ETH_HLEN + HEADERS_VLAN_HLEN)
 		return egress_drop(VLAN_PUSH_TOO_LONG);
-	front = egress_header(frame, 0, sizeof(addresses));
-	if (!front)
-		return egress_drop(VLAN_PUSH_TRUNCATED);
-	__builtin_memcpy(addresses, front->addresses, sizeof(addresses));
+	addresses = headers_get_addresses(eth);
 	if (!egress_grow(frame, HEADERS_VLAN_HLEN))
 		return egress_drop(VLAN_PUSH_NO_HEADROOM);
 	front = egress_header(frame, 0, sizeof(*front));
 	if (!front)
 		return egress_drop(VLAN_PUSH_TRUNCATED);
-	__builtin_memcpy(front->addresses, addresses, sizeof(addresses));
-	front->type = config->tpid == VLAN_8021AD ? NET16(ETH_P_8021AD) : NET16(ETH_P_8021Q);
+	headers_put_addresses(front, addresses);
+	front->eth.type = config->tpid == VLAN_8021AD ? NET16(ETH_P_8021AD) : NET16(ETH_P_8021Q);
 	front->tag.tci = NET16(pcp << 13 | (config->vid & 0xfff));
 	return EGRESS_TRANSMIT;
 }

@@ -31,13 +31,13 @@ struct vlan_rewrite_state {
 
 EGRESS(vlan_rewrite, "change the VLAN tag in front", struct vlan_rewrite_config, struct vlan_rewrite_state)
 {
-	struct ethhdr *eth = egress_header(frame, 0, sizeof(*eth));
+	struct headers_ethernet *eth = egress_header(frame, 0, sizeof(*eth));
 	struct headers_tag *tag;
 	__u16 tci;
 
 	if (!eth)
 		return egress_drop(VLAN_REWRITE_TRUNCATED);
-	if (!headers_is_tag(eth->h_proto)) {
+	if (!headers_is_tag(eth->type)) {
 		st->count[VLAN_REWRITE_UNTAGGED]++;
 		return EGRESS_TRANSMIT;
 	}
@@ -51,7 +51,7 @@ EGRESS(vlan_rewrite, "change the VLAN tag in front", struct vlan_rewrite_config,
 		tci = (tci & 0x1fff) | (__u16)(config->pcp << 13);
 	tag->tci = NET16(tci);
 	if (config->has_tpid)
-		eth->h_proto = config->tpid == VLAN_8021AD ? NET16(ETH_P_8021AD) : NET16(ETH_P_8021Q);
+		eth->type = config->tpid == VLAN_8021AD ? NET16(ETH_P_8021AD) : NET16(ETH_P_8021Q);
 	st->count[VLAN_REWRITE_REWRITTEN]++;
 	return EGRESS_TRANSMIT;
 }

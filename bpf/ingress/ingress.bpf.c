@@ -8,7 +8,7 @@ SEC("xdp") int ingress(struct xdp_md *ctx)
 	struct stage_frame frame = { .ctx = ctx };
 	int action = ingress_enter(&frame);
 
-	return action == INGRESS_GO_ON ? go_on(&frame, program_link.port.go, program_link.port.next) : action;
+	return action == INGRESS_GO_ON ? go_on(&frame, LINKED(program_link, port.go), LINKED(program_link, port.next)) : action;
 }
 
 char licence[] SEC("license") = "Dual BSD/GPL";

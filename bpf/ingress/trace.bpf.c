@@ -3,11 +3,9 @@
 #include <linux/bpf.h>
 #include <linux/errno.h>
 #include <bpf/bpf_core_read.h>
-#include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
-#include "bpf/abi/account.h"
-#include "bpf/abi/link.h"
+#include "bpf/lib/accounts.bpf.h"
 
 /* The few fields that are read, found by CO-RE wherever the running kernel has them. */
 struct ns_common {
@@ -24,14 +22,6 @@ struct net_device {
 	possible_net_t nd_net;
 } __attribute__((preserve_access_index));
 struct bpf_prog;
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct account);
-} accounts SEC(".maps");
 
 /* ifindex of each port's device to its block in the accounts, plus one. An array, since a hash lookup costs 40 ns; the few machines that have
  * counted past its end have the hash. */
@@ -57,12 +47,9 @@ struct {
 	__type(value, __u32);
 } slots SEC(".maps");
 
-const volatile struct trace_link trace_link SEC(".rodata.weir");
-
 static __always_inline struct account *account_of(__u64 block)
 {
-	__u32 cpu = bpf_get_smp_processor_id();
-	struct account *row = bpf_map_lookup_elem(&accounts, &cpu);
+	struct account *row = accounts_row();
 
 	asm volatile("" : "+r"(block)); /* see end_with_drop() in bpf/lib/runtime.bpf.h */
 	return row && block < WEIR_MAX_PORTS ? row + block : 0;
@@ -73,7 +60,7 @@ static __always_inline struct account *account_of_device(const struct net_device
 	__u32 ifindex, *block;
 
 	/* A redirect without a target device has none to name. */
-	if (!dev || dev->nd_net.net->ns.inum != trace_link.netns)
+	if (!dev || dev->nd_net.net->ns.inum != LINKED(trace_link, netns))
 		return 0;
 	ifindex = dev->ifindex;
 	block = ifindex < WEIR_NEAR_DEVICES ? bpf_map_lookup_elem(&devices, &ifindex) : bpf_map_lookup_elem(&far_devices, &ifindex);
@@ -111,7 +98,7 @@ int BPF_PROG(redirect_err, const struct net_device *dev, const struct bpf_prog *
 		account->drop[WEIR_DROP_FLOOD_FAILED]++;
 		return 0;
 	}
-	slot = trace_link.keyed ? bpf_map_lookup_elem(&slots, &key) : 0;
+	slot = LINKED(trace_link, keyed) ? bpf_map_lookup_elem(&slots, &key) : 0;
 	account = account_of(slot ? *slot : key);
 	if (account)
 		account->drop[WEIR_DROP_REDIRECT_FAILED]++;

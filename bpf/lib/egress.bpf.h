@@ -16,30 +16,15 @@ static inline __attribute__((always_inline)) __u32 egress_drop(__u32 reason) { r
 
 #ifdef __bpf__
 
-#include <linux/bpf.h>
-#include <bpf/bpf_helpers.h>
+#include "bpf/lib/accounts.bpf.h"
 
-#include "bpf/abi/account.h"
-#include "bpf/abi/link.h"
-
-/* Sizes of maps are placeholders: the loader gives every program the instance's own "accounts", and its chain's "chain". */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct account);
-} accounts SEC(".maps");
-
-/* Devmap programs may tail call only each other. */
+/* The loader gives a program its own chain's. Devmap programs may tail call only each other. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, __u32);
 } chain SEC(".maps");
-
-const volatile struct egress_link egress_link SEC(".rodata.weir");
 
 struct egress_frame {
 	struct xdp_md *ctx;
@@ -48,14 +33,14 @@ struct egress_frame {
 /* `size` bytes at `offset` of the frame, or null when the frame is shorter. */
 static __always_inline void *egress_header(struct egress_frame *frame, __u32 offset, __u32 size)
 {
-	void *at = (void *)(long)frame->ctx->data + offset;
+	void *at = frame_address(frame->ctx->data, offset);
 
 	return at + size > (void *)(long)frame->ctx->data_end ? 0 : at;
 }
 
 static __always_inline __u32 egress_length(struct egress_frame *frame)
 {
-	return egress_link.frags ? bpf_xdp_get_buff_len(frame->ctx) : frame->ctx->data_end - frame->ctx->data;
+	return LINKED(egress_link, frags) ? bpf_xdp_get_buff_len(frame->ctx) : frame->ctx->data_end - frame->ctx->data;
 }
 
 /* Nanoseconds of CLOCK_MONOTONIC. Some 40 of them go by meanwhile: for programs that cannot do without. */
@@ -67,6 +52,19 @@ static __always_inline __u64 egress_now(struct egress_frame *frame)
 
 /* A word of EGRESS_SHARED as it is at this moment. */
 static __always_inline __u64 egress_load(const __u64 *word) { return *(const volatile __u64 *)word; }
+
+/* Words at any address, in one piece. Left to itself the compiler moves what it does not know to be aligned byte by byte; and bytes that were
+ * stored singly the CPU does not hand on to who reads them in one piece, but has that wait until they are in the cache. A kernel for a CPU that
+ * must have them aligned refuses the program. */
+typedef __u64 __attribute__((may_alias)) egress_word64;
+typedef __u32 __attribute__((may_alias)) egress_word32;
+typedef __u16 __attribute__((may_alias)) egress_word16;
+static __always_inline __u64 egress_get64(const void *at) { return *(const egress_word64 *)at; }
+static __always_inline __u32 egress_get32(const void *at) { return *(const egress_word32 *)at; }
+static __always_inline __u16 egress_get16(const void *at) { return *(const egress_word16 *)at; }
+static __always_inline void egress_put64(void *at, __u64 word) { *(egress_word64 *)at = word; }
+static __always_inline void egress_put32(void *at, __u32 word) { *(egress_word32 *)at = word; }
+static __always_inline void egress_put16(void *at, __u16 word) { *(egress_word16 *)at = word; }
 
 /* Move the frame's start, by a constant: `bytes` more in front, of any content, or so many fewer. Whether that could be done; pointers into
  * the frame are void behind it. */
@@ -89,7 +87,7 @@ static __always_inline int egress_leave(struct account *port, enum egress_place 
 {
 	if (place != EGRESS_FUSED)
 		return XDP_PASS;
-	if (bpf_redirect_map(&bare_ports, egress_link.key, XDP_DROP) != XDP_REDIRECT) {
+	if (bpf_redirect_map(&bare_ports, LINKED(egress_link, key), XDP_DROP) != XDP_REDIRECT) {
 		port->drop[WEIR_DROP_NO_ENTRY]++;
 		return XDP_DROP;
 	}
@@ -100,8 +98,8 @@ static __always_inline int egress_leave(struct account *port, enum egress_place 
 /* Count the verdict; the action for it. `place` is a constant to the compiler, and the tail call's slot is one at load. */
 static __always_inline int egress_close(struct xdp_md *ctx, struct account *row, __u32 verdict, enum egress_place place)
 {
-	struct account *account = row + egress_link.block, *port = row + egress_link.port;
-	__u32 next = egress_link.next;
+	struct account *account = row + LINKED(egress_link, block), *port = row + LINKED(egress_link, port);
+	__u64 next = LINKED(egress_link, next);
 
 	if (verdict != EGRESS_TRANSMIT) {
 		account->verdict[WEIR_DROP]++;
@@ -140,24 +138,21 @@ static __always_inline int egress_close(struct xdp_md *ctx, struct account *row,
 	struct name##_row {                                                                                        \
 		state_type own;                                                                                    \
 	} __attribute__((aligned(WEIR_CACHE_LINE)));                                                               \
-	struct {                                                                                                   \
-		__uint(type, BPF_MAP_TYPE_ARRAY);                                                                  \
-		__uint(map_flags, BPF_F_MMAPABLE);                                                                 \
-		__uint(max_entries, 1);                                                                            \
-		__type(key, __u32);                                                                                \
-		__type(value, struct name##_row);                                                                  \
-	} state SEC(".maps");                                                                                      \
 	static __always_inline __u32 name##_body(struct egress_frame *frame, const config_type *config, state_type *st); \
 	static __always_inline int name##_run(struct xdp_md *ctx, enum egress_place place)                         \
 	{                                                                                                          \
 		struct egress_frame frame = { .ctx = ctx };                                                        \
-		__u32 cpu = bpf_get_smp_processor_id(), row = EGRESS_FIRST_ROW + cpu;                              \
-		struct account *account = bpf_map_lookup_elem(&accounts, &cpu);                                    \
-		struct name##_row *st = bpf_map_lookup_elem(&state, &row);                                         \
+		__u64 cpu = accounts_cpu();                                                                        \
+		struct name##_row *st = LINKED_MEMORY(LINK_STATE);                                                 \
+		struct account *row;                                                                               \
                                                                                                                    \
-		if (!account || !st)                                                                               \
+		if (cpu >= LINKED(egress_link, accounts.cpus))                                                     \
+			return XDP_ABORTED; /* cannot be */                                                        \
+		row = accounts_row_of(cpu);                                                                        \
+		st += EGRESS_FIRST_ROW + cpu;                                                                      \
+		if (!row)                                                                                          \
 			return XDP_ABORTED;                                                                        \
-		return egress_close(ctx, account, name##_body(&frame, (const config_type *)&egress_config, &st->own), place); \
+		return egress_close(ctx, row, name##_body(&frame, (const config_type *)&egress_config, &st->own), place); \
 	}                                                                                                          \
 	SEC("xdp/devmap") int name(struct xdp_md *ctx) { return name##_run(ctx, EGRESS_ON_ENTRY); }                  \
 	SEC("xdp") int name##_fused(struct xdp_md *ctx) { return name##_run(ctx, EGRESS_FUSED); }                    \
@@ -188,6 +183,18 @@ static inline void *egress_header(struct egress_frame *frame, __u32 offset, __u3
 }
 
 static inline __u32 egress_length(struct egress_frame *frame) { return frame->length; }
+
+#define EGRESS_WORD(bits)                                                                                          \
+	static inline __u##bits egress_get##bits(const void *at)                                                   \
+	{                                                                                                          \
+		__u##bits word;                                                                                    \
+		__builtin_memcpy(&word, at, sizeof(word));                                                         \
+		return word;                                                                                       \
+	}                                                                                                          \
+	static inline void egress_put##bits(void *at, __u##bits word) { __builtin_memcpy(at, &word, sizeof(word)); }
+EGRESS_WORD(64)
+EGRESS_WORD(32)
+EGRESS_WORD(16)
 
 static inline __u64 egress_load(const __u64 *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
 

@@ -122,8 +122,10 @@ static inline __attribute__((always_inline)) int encap_write(struct egress_frame
 		six->ip.flow = 0;
 		six->ip.length = NET16(length);
 		six->ip.protocol_ttl = NET16(protocol << 8 | (ends->ttl & 0xff));
-		__builtin_memcpy(six->ip.local, ends->local, sizeof(six->ip.local));
-		__builtin_memcpy(six->ip.remote, ends->remote, sizeof(six->ip.remote));
+		egress_put64(&six->ip.local[0], egress_get64(&ends->local[0]));
+		egress_put64(&six->ip.local[4], egress_get64(&ends->local[4]));
+		egress_put64(&six->ip.remote[0], egress_get64(&ends->remote[0]));
+		egress_put64(&six->ip.remote[4], egress_get64(&ends->remote[4]));
 		return 1;
 	}
 	four = egress_header(frame, at - sizeof(four->type), sizeof(*four));
@@ -136,8 +138,8 @@ static inline __attribute__((always_inline)) int encap_write(struct egress_frame
 	four->ip.id = 0;
 	four->ip.fragment = NET16(ENCAP_DF);
 	four->ip.ttl_protocol = NET16((ends->ttl & 0xff) << 8 | protocol);
-	__builtin_memcpy(four->ip.local, ends->local, sizeof(four->ip.local));
-	__builtin_memcpy(four->ip.remote, ends->remote, sizeof(four->ip.remote));
+	egress_put32(four->ip.local, egress_get32(ends->local));
+	egress_put32(four->ip.remote, egress_get32(ends->remote));
 	sum = (__u32)four->ip.version_tos + four->ip.length + four->ip.fragment + four->ip.ttl_protocol;
 	sum += (__u32)ends->local[0] + ends->local[1] + ends->remote[0] + ends->remote[1];
 	sum = (sum & 0xffff) + (sum >> 16);

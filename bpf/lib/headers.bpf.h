@@ -15,6 +15,36 @@
 #define NET16(value) ((__u16)__builtin_bswap16(value))
 #endif
 
+/* Unlike struct ethhdr not packed, which has a compiler read the type byte by byte. */
+struct headers_ethernet {
+	__u8 to[ETH_ALEN];
+	__u8 from[ETH_ALEN];
+	__be16 type;
+};
+
+/* An address, or both of them, in as few pieces as may be. */
+static inline __attribute__((always_inline)) void headers_put_address(void *at, const __u8 *address)
+{
+	egress_put32(at, egress_get32(address));
+	egress_put16((__u8 *)at + 4, egress_get16(address + 4));
+}
+
+struct headers_addresses {
+	__u64 first;
+	__u32 last;
+};
+
+static inline __attribute__((always_inline)) struct headers_addresses headers_get_addresses(const void *at)
+{
+	return (struct headers_addresses){ egress_get64(at), egress_get32((const __u8 *)at + 8) };
+}
+
+static inline __attribute__((always_inline)) void headers_put_addresses(void *at, struct headers_addresses addresses)
+{
+	egress_put64(at, addresses.first);
+	egress_put32((__u8 *)at + 8, addresses.last);
+}
+
 /* Behind Ethernet and tags nothing is aligned to more than two bytes: of these, members of at most 16 bits are to be used. */
 typedef struct iphdr headers_ipv4 __attribute__((aligned(2)));
 typedef struct ipv6hdr headers_ipv6 __attribute__((aligned(2)));
@@ -38,12 +68,12 @@ struct headers_l3 {
 static inline __attribute__((always_inline)) struct headers_l3 headers_l3(struct egress_frame *frame)
 {
 	struct headers_l3 l3 = { 0 };
-	struct ethhdr *eth = egress_header(frame, 0, sizeof(*eth));
+	struct headers_ethernet *eth = egress_header(frame, 0, sizeof(*eth));
 	struct headers_tag *tag;
 
 	if (!eth)
 		return l3;
-	l3.type = eth->h_proto;
+	l3.type = eth->type;
 	l3.at = ETH_HLEN;
 	for (int i = 0; i < HEADERS_MAX_TAGS && headers_is_tag(l3.type); i++) {
 		tag = egress_header(frame, ETH_HLEN + i * HEADERS_VLAN_HLEN, sizeof(*tag));

@@ -17,7 +17,7 @@ static __always_inline int ingress_seen(struct xdp_md *ctx)
 	at = (void *)(long)ctx->data_meta;
 	if ((void *)(at + 1) > (void *)(long)ctx->data)
 		return 0;
-	seen = *at == program_link.port.mark;
+	seen = *at == LINKED(program_link, port.mark);
 	if (seen)
 		*at = 0;
 	bpf_xdp_adjust_meta(ctx, sizeof(*at));
@@ -31,13 +31,13 @@ static __always_inline int ingress_enter(struct stage_frame *frame)
 {
 	__u64 length = frame_length(frame->ctx);
 
-	if (program_link.port.mark && ingress_seen(frame->ctx))
+	if (LINKED(program_link, port.mark) && ingress_seen(frame->ctx))
 		return XDP_PASS;
 	frame->attached = 1;
 	frame->row = accounts_row();
 	if (!frame->row)
 		return XDP_ABORTED; /* cannot be: the loader sizes the map. Shows as xdp_exception */
-	frame->port = frame->row + program_link.port.port;
+	frame->port = frame->row + LINKED(program_link, port.port);
 	frame->port->frames++;
 	frame->port->bytes += length;
 	return length < ETH_HLEN ? end_with_drop(frame, WEIR_DROP_RUNT) : INGRESS_GO_ON;

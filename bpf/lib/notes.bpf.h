@@ -60,8 +60,8 @@ static inline __attribute__((always_inline)) int egress_note(struct egress_frame
 #ifdef __bpf__
 	note.device = frame->ctx->ingress_ifindex;
 	note.in = NOTE_NO_PORT;
-	note.out = egress_link.port;
-	note.place = egress_link.place;
+	note.out = LINKED(egress_link, port);
+	note.place = LINKED(egress_link, place);
 	if (note.captured <= 128)
 		return notes_put(frame, &note, 128);
 	if (note.captured <= 512)

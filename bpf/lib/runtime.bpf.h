@@ -2,24 +2,9 @@
 /* runtime: the maps of an instance, and what every verdict does in the kernel. Included by the ingress program and by stage.bpf.h. */
 #pragma once
 
-#include <linux/bpf.h>
-#include <bpf/bpf_helpers.h>
-
-#include "bpf/abi/account.h"
-#include "bpf/abi/link.h"
-
-/* One section, since each is a page of its own for the CPU to look up. */
-const volatile struct program_link program_link SEC(".rodata.weir");
+#include "bpf/lib/accounts.bpf.h"
 
 /* Sizes here are placeholders: the loader gives every program the instance's own maps of these names. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct account);
-} accounts SEC(".maps");
-
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -57,14 +42,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct bpf_devmap_val);
 } bare_ports SEC(".maps");
-
-/* By slot: how a port is to be reached, of enum weir_entry. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, WEIR_MAX_PORTS);
-	__type(key, __u32);
-	__type(value, __u32);
-} entries SEC(".maps");
 
 /* By slot: the port's key in "ports". */
 struct {
@@ -113,7 +90,7 @@ struct {
 
 struct stage_frame {
 	struct xdp_md *ctx;
-	int attached;		/* the program is the port's own: what it is to know of the port is in program_link, */
+	int attached;		/* the program is the port's own: what it is to know of the port is in its link, */
 	struct scratch *scratch;	/* and in the programs behind it here */
 	struct account *row;	/* of this CPU */
 	struct account *port;	/* of the port that the frame came in by */
@@ -125,21 +102,14 @@ static __always_inline __u64 frame_length(struct xdp_md *ctx)
 {
 	__u64 length = (long)ctx->data_end - (long)ctx->data;
 
-	if (program_link.stage.frags)
+	if (LINKED(program_link, stage.frags))
 		return bpf_xdp_get_buff_len(ctx);
 	asm volatile("" : "+r"(length));
 	return length;
 }
 
-static __always_inline struct account *accounts_row(void)
-{
-	__u32 cpu = bpf_get_smp_processor_id();
-
-	return bpf_map_lookup_elem(&accounts, &cpu);
-}
-
 /* `attached` is a constant to the compiler, so each program has one of the two. */
-static __always_inline __u32 frame_port(const struct stage_frame *frame) { return frame->attached ? program_link.port.port : frame->scratch->port; }
+static __always_inline __u32 frame_port(const struct stage_frame *frame) { return frame->attached ? LINKED(program_link, port.port) : frame->scratch->port; }
 
 static __always_inline int end_with(struct stage_frame *frame, enum weir_verdict verdict, int action)
 {
@@ -167,8 +137,8 @@ static __always_inline int end_with_punt(struct stage_frame *frame, __u32 stage,
 {
 	struct xdp_md *ctx = frame->ctx;
 	__u32 queue = ctx->rx_queue_index;
-	__u32 queues = frame->attached ? program_link.port.queues : frame->scratch->queues;
-	__u32 sockets_at = frame->attached ? program_link.port.sockets : frame->scratch->sockets;
+	__u32 queues = frame->attached ? LINKED(program_link, port.queues) : frame->scratch->queues;
+	__u32 sockets_at = frame->attached ? LINKED(program_link, port.sockets) : frame->scratch->sockets;
 
 	if (queue >= queues)
 		return end_with_drop(frame, WEIR_DROP_NO_SOCKET);
@@ -210,9 +180,9 @@ static __always_inline void count_flooded(const struct stage_frame *frame, const
  * entry was deleted, or it is no port at all. */
 static __always_inline int end_with_miss(struct stage_frame *frame, __u32 stage, __u32 port, int action)
 {
-	__u32 *entry = bpf_map_lookup_elem(&entries, &port);
+	const struct port_entries *entries = LINKED_MEMORY(LINK_ENTRIES);
 
-	if (entry && !(*entry & WEIR_ENTRY_DELETED) && port < program_link.stage.ports)
+	if (port < LINKED(program_link, stage.ports) && !(entries->deleted >> port & 1))
 		return end_with_punt(frame, stage, 0);
 	if (action == XDP_PASS) {
 		frame->port->counter[WEIR_PORT_MISS_STACK]++;
@@ -225,14 +195,14 @@ static __always_inline int end_with_miss(struct stage_frame *frame, __u32 stage,
 
 static __always_inline int end_at_entry(struct stage_frame *frame, __u32 stage, __u32 port)
 {
-	__u32 key = port, *own = program_link.stage.keyed ? bpf_map_lookup_elem(&keys, &port) : 0;
+	__u32 key = port, *own = LINKED(program_link, stage.keyed) ? bpf_map_lookup_elem(&keys, &port) : 0;
 	int action;
 
-	if (port >= program_link.stage.ports) /* it has no key of its own, and must not go by another port's */
-		return end_with_miss(frame, stage, port, program_link.stage.miss);
+	if (port >= LINKED(program_link, stage.ports)) /* it has no key of its own, and must not go by another port's */
+		return end_with_miss(frame, stage, port, LINKED(program_link, stage.miss));
 	if (own)
 		key = *own;
-	action = bpf_redirect_map(&ports, key, program_link.stage.miss);
+	action = bpf_redirect_map(&ports, key, LINKED(program_link, stage.miss));
 	if (action != XDP_REDIRECT)
 		return end_with_miss(frame, stage, port, action);
 	count_queued(frame, port);
@@ -245,7 +215,7 @@ static __always_inline void fused_1(struct xdp_md *ctx, __u32 port, const __u32 
 #define FUSED_TREE(name, half, below)                                                                  \
 	static __always_inline void name(struct xdp_md *ctx, __u32 port, const __u32 at)               \
 	{                                                                                              \
-		if (program_link.stage.ports > at + (half) && port >= at + (half))                     \
+		if (LINKED(program_link, stage.ports) > at + (half) && port >= at + (half))                     \
 			below(ctx, port, at + (half));                                                 \
 		else                                                                                   \
 			below(ctx, port, at);                                                          \
@@ -261,9 +231,9 @@ FUSED_TREE(fused_64, 32, fused_32)
  * counted before it; in the moment in which the chain goes, the call finds nothing, and the verdict is what comes of it. */
 static __always_inline int end_with_redirect(struct stage_frame *frame, __u32 stage, __u32 port)
 {
-	__u32 *entry = bpf_map_lookup_elem(&entries, &port);
+	const struct port_entries *entries = LINKED_MEMORY(LINK_ENTRIES);
 
-	if (entry && *entry & WEIR_ENTRY_FUSED && port < program_link.stage.ports) {
+	if (port < LINKED(program_link, stage.ports) && entries->fused >> port & 1) {
 		end_with(frame, WEIR_REDIRECT, XDP_REDIRECT);
 		fused_64(frame->ctx, port, 0);
 		frame->port->verdict[WEIR_REDIRECT]--;
@@ -316,9 +286,9 @@ static __always_inline int go_on(struct stage_frame *frame, __u32 go, __u32 next
 		struct scratch *cpu = bpf_map_lookup_elem(&scratch, &zero);
 
 		if (cpu) {
-			cpu->port = program_link.port.port;
-			cpu->sockets = program_link.port.sockets;
-			cpu->queues = program_link.port.queues;
+			cpu->port = LINKED(program_link, port.port);
+			cpu->sockets = LINKED(program_link, port.sockets);
+			cpu->queues = LINKED(program_link, port.queues);
 		}
 	}
 	bpf_tail_call(frame->ctx, &stages, next);

@@ -24,7 +24,7 @@ static __always_inline __u32 stage_port(const struct stage_frame *frame) { retur
 /* `size` bytes at `offset` of the frame, or null when the frame is shorter. Offsets must be small constants or be masked. */
 static __always_inline void *stage_header(const struct stage_frame *frame, __u32 offset, __u32 size)
 {
-	void *at = (void *)(long)frame->ctx->data + offset;
+	void *at = frame_address(frame->ctx->data, offset);
 
 	return at + size > (void *)(long)frame->ctx->data_end ? 0 : at;
 }
@@ -32,9 +32,9 @@ static __always_inline void *stage_header(const struct stage_frame *frame, __u32
 /* Whether the port has a device entry, so that a redirect to it does not leave the kernel. */
 static __always_inline int stage_has_entry(__u32 port)
 {
-	__u32 *own = program_link.stage.keyed ? bpf_map_lookup_elem(&keys, &port) : 0;
+	__u32 *own = LINKED(program_link, stage.keyed) ? bpf_map_lookup_elem(&keys, &port) : 0;
 
-	if (port >= program_link.stage.ports)
+	if (port >= LINKED(program_link, stage.ports))
 		return 0;
 	return bpf_map_lookup_elem(&ports, own ? own : &port) || bpf_map_lookup_elem(&bare_ports, own ? own : &port);
 }
@@ -69,7 +69,7 @@ static __always_inline int stage_open(struct stage_frame *frame)
 	if (!frame->row || port >= WEIR_MAX_PORTS)
 		return 0;
 	frame->port = frame->row + port;
-	frame->stage = frame->row + program_link.stage.block;
+	frame->stage = frame->row + LINKED(program_link, stage.block);
 	return 1;
 }
 
@@ -81,13 +81,13 @@ static __always_inline int stage_close(struct stage_frame *frame, stage_verdict 
 	case WEIR_NEXT:
 		frame->stage->verdict[WEIR_NEXT]++;
 		frame->stage = 0;
-		return go_on(frame, program_link.stage.go, program_link.stage.next);
+		return go_on(frame, LINKED(program_link, stage.go), LINKED(program_link, stage.next));
 	case WEIR_REDIRECT:
-		return end_with_redirect(frame, program_link.stage.stage, argument);
+		return end_with_redirect(frame, LINKED(program_link, stage.stage), argument);
 	case WEIR_FLOOD:
-		return end_with_flood(frame, program_link.stage.stage, argument);
+		return end_with_flood(frame, LINKED(program_link, stage.stage), argument);
 	case WEIR_PUNT:
-		return end_with_punt(frame, program_link.stage.stage, argument);
+		return end_with_punt(frame, LINKED(program_link, stage.stage), argument);
 	case WEIR_TO_STACK:
 		return end_with(frame, WEIR_TO_STACK, XDP_PASS);
 	default:
@@ -114,7 +114,7 @@ static __always_inline int stage_close(struct stage_frame *frame, stage_verdict 
                                                                                         \
 		if (action != INGRESS_GO_ON)                                            \
 			return action;                                                  \
-		frame.stage = frame.row + program_link.stage.block;                             \
+		frame.stage = frame.row + LINKED(program_link, stage.block);                             \
 		return stage_close(&frame, name##_body(&frame));                        \
 	}                                                                               \
 	char weir_licence[] SEC("license") = "Dual BSD/GPL";                            \

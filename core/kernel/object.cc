@@ -57,6 +57,16 @@ std::string whole_log() {
   return file ? fmt::format("; the whole log is in {}", path) : fmt::format("; {} cannot be written", path);
 }
 
+// A constant of 64 bits takes two instructions.
+bool stands_for(const bpf_insn& low, const bpf_insn& high, u64 placeholder) {
+  return low.code == (BPF_LD | BPF_IMM | BPF_DW) && low.src_reg == 0 && static_cast<u32>(high.imm) == placeholder >> 32;
+}
+
+void put_word(bpf_insn* at, u64 word) {
+  at[0].imm = static_cast<__s32>(word);
+  at[1].imm = static_cast<__s32>(word >> 32);
+}
+
 MapShape shape_of(const bpf_map* map) {
   return {::bpf_map__type(map), ::bpf_map__key_size(map), ::bpf_map__value_size(map), ::bpf_map__max_entries(map),
           ::bpf_map__map_flags(map)};
@@ -165,6 +175,43 @@ Result<> BpfObject::constants(std::string_view section, const void* value, std::
   return {};
 }
 
+Result<> BpfObject::link(std::span<const u64> values, const LinkMemory& memory) {
+  bpf_program* each = nullptr;
+  bpf_object__for_each_program(each, object_.get()) {
+    std::vector<bpf_insn> code(::bpf_program__insns(each), ::bpf_program__insns(each) + ::bpf_program__insn_cnt(each));
+    for (std::size_t at = 0; at + 1 < code.size(); ++at) {
+      const u64 number = static_cast<u32>(code[at].imm);
+      if (stands_for(code[at], code[at + 1], LINK_PLACEHOLDER)) {
+        if (number % sizeof(u64) != 0 || number / sizeof(u64) >= values.size())
+          return fail("{}: program {} asks for a constant that there is not; was it compiled for another link struct?", name_,
+                      ::bpf_program__name(each));
+        put_word(&code[at], values[number / sizeof(u64)]);
+      } else if (stands_for(code[at], code[at + 1], LINK_MEMORY)) {
+        if (number >= memory.size()) return fail("{}: program {} asks for memory that there is not", name_, ::bpf_program__name(each));
+        put_word(&code[at], memory[number] >= 0 ? static_cast<u32>(memory[number]) : 0);
+        if (memory[number] >= 0) code[at].src_reg = BPF_PSEUDO_MAP_VALUE;
+      }
+    }
+    if (int err = ::bpf_program__set_insns(each, code.data(), code.size()); err != 0)
+      return fail_errno(-err, fmt::format("{}: link program {}", name_, ::bpf_program__name(each)));
+  }
+  return {};
+}
+
+// Functions that are not inlined come to a program when it is loaded.
+Result<> BpfObject::expect_linked() const {
+  bpf_program* each = nullptr;
+  bpf_object__for_each_program(each, object_.get()) {
+    if (::bpf_program__fd(each) < 0) continue;
+    const std::span code(::bpf_program__insns(each), ::bpf_program__insn_cnt(each));
+    for (std::size_t at = 0; at + 1 < code.size(); ++at)
+      if (stands_for(code[at], code[at + 1], LINK_PLACEHOLDER) || stands_for(code[at], code[at + 1], LINK_MEMORY))
+        return fail("{}: program {} calls a function that asks the runtime for something: make that function static __always_inline", name_,
+                    ::bpf_program__name(each));
+  }
+  return {};
+}
+
 std::string BpfObject::refuse_on_entry(std::string_view name, bool frags) const {
   const bpf_program* found = nullptr;
   std::string all;
@@ -210,7 +257,7 @@ Result<> BpfObject::load(std::string_view program) {
 Result<> BpfObject::load() {
   libbpf_said.clear();
   int err = ::bpf_object__load(object_.get());
-  if (err == 0) return {};
+  if (err == 0) return expect_linked();
   if (err == -EPERM || err == -EACCES) {
     if (std::string reason = verifier_reason(); err == -EACCES && !reason.empty())
       return fail("{}: the kernel's verifier refuses its program, {}: {}{}", name_,
@@ -224,12 +271,29 @@ Result<> BpfObject::load() {
   return fail_errno(-err, fmt::format("{}: load its BPF programs: {}{}", name_, verifier_reason(), whole_log()));
 }
 
-int BpfObject::program_fd(std::string_view name) const noexcept {
+bpf_program* BpfObject::program(std::string_view name) const noexcept {
   bpf_program* each = nullptr;
   bpf_object__for_each_program(each, object_.get()) {
-    if (name == ::bpf_program__name(each)) return ::bpf_program__fd(each);
+    if (name == ::bpf_program__name(each)) return each;
   }
-  return -1;
+  return nullptr;
+}
+
+int BpfObject::program_fd(std::string_view name) const noexcept {
+  const bpf_program* found = program(name);
+  return found != nullptr ? ::bpf_program__fd(found) : -1;
+}
+
+ProgramKind BpfObject::kind(std::string_view name) const noexcept {
+  const bpf_program* found = program(name);
+  if (found == nullptr) return {};
+  return {static_cast<u32>(::bpf_program__expected_attach_type(found)), ::bpf_program__flags(found)};
+}
+
+std::span<const bpf_insn> BpfObject::instructions(std::string_view name) const noexcept {
+  const bpf_program* found = program(name);
+  if (found == nullptr) return {};
+  return {::bpf_program__insns(found), ::bpf_program__insn_cnt(found)};
 }
 
 std::string BpfObject::first_program() const {

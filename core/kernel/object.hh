@@ -2,12 +2,15 @@
 // object: a BPF object file, from its bytes to loaded programs over maps that the instance owns.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
+#include "bpf/abi/link.h"
 #include "core/base/fd.hh"
 #include "core/base/mapping.hh"
 #include "core/base/result.hh"
@@ -15,6 +18,8 @@
 
 struct bpf_object;
 struct bpf_map;
+struct bpf_program;
+struct bpf_insn;
 
 namespace weir {
 
@@ -52,6 +57,15 @@ class BpfMap {
   MapShape shape_;
 };
 
+// What the kernel is told of a program beside its instructions.
+struct ProgramKind {
+  u32 attach_type = 0;  // enum bpf_attach_type
+  u32 flags = 0;
+};
+
+// Descriptors of maps, by enum link_memory.
+using LinkMemory = std::array<int, LINK_MEMORIES>;
+
 class BpfObject {
  public:
   // Nothing is loaded yet. `name` is for messages. `elf` outlives the object.
@@ -69,7 +83,14 @@ class BpfObject {
   Result<> use(std::string_view map, int fd);
   // Use every map of `other`, which is loaded, but its constants.
   Result<> use_maps_of(const BpfObject& other);
-  // The initial value of a section such as ".rodata.weir"; T must be exactly as large.
+  // Puts the members of a link struct of bpf/abi/link.h, and the addresses of the only values of maps, in the place of what stands for them
+  // in the code. Before load(), which refuses a program in which a placeholder is left. A memory of -1 is one that no frame comes to.
+  template <typename T>
+  Result<> link(const T& values, const LinkMemory& memory) {
+    static_assert(sizeof(T) % sizeof(u64) == 0 && std::is_trivially_copyable_v<T>);
+    return link(std::span(reinterpret_cast<const u64*>(&values), sizeof(T) / sizeof(u64)), memory);
+  }
+  // The initial value of a section such as ".rodata"; T must be exactly as large.
   template <typename T>
   Result<> constants(std::string_view section, const T& value) {
     return constants(section, &value, sizeof(T));
@@ -81,6 +102,9 @@ class BpfObject {
   // Of a loaded program.
   [[nodiscard]] int program_fd(std::string_view program) const noexcept;
   [[nodiscard]] std::string first_program() const;
+  [[nodiscard]] ProgramKind kind(std::string_view program) const noexcept;
+  // Of a loaded program, as the kernel got them: with descriptors of this object's maps. They live as long as it.
+  [[nodiscard]] std::span<const bpf_insn> instructions(std::string_view program) const noexcept;
   // Attaches a tracing program; closing the link, unless it is pinned, detaches it.
   Result<Fd> attach_tracing(std::string_view program) const;
 
@@ -90,7 +114,10 @@ class BpfObject {
   };
   BpfObject(std::string name, std::span<const u8> elf, bpf_object* object) : name_(std::move(name)), elf_(elf), object_(object) {}
   Result<> constants(std::string_view section, const void* value, std::size_t size);
+  Result<> link(std::span<const u64> values, const LinkMemory& memory);
+  [[nodiscard]] Result<> expect_linked() const;
   [[nodiscard]] bpf_map* map(std::string_view map) const noexcept;
+  [[nodiscard]] bpf_program* program(std::string_view program) const noexcept;
   std::string name_;
   std::span<const u8> elf_;
   std::unique_ptr<bpf_object, Close> object_;

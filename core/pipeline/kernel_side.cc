@@ -14,6 +14,7 @@
 #include "bpf/abi/link.h"
 #include "bpf/ingress/ingress.skel.h"
 #include "bpf/ingress/trace.skel.h"
+#include "core/kernel/join.hh"
 #include "core/pipeline/egress_config.hh"
 
 namespace weir {
@@ -36,6 +37,13 @@ std::string pin_name(std::string name) {
 }
 
 std::string chain_pin(PortSlot slot) { return fmt::format("chain_{}", slot.value); }
+// A chain's program by the place where it runs.
+std::string name_in(const LoadedChain& chain, const EgressProgram& program) {
+  return chain.fused && program.foreign.empty() ? program.name + "_fused" : program.name;
+}
+
+int program_of(const LoadedChain& chain, const EgressProgram& program) { return program.object->program_fd(name_in(chain, program)); }
+
 std::string link_pin(const KernelPort& port) { return fmt::format("link_{}", port.ifindex.value); }
 
 }  // namespace
@@ -47,14 +55,25 @@ Result<u8*> KernelMemory::make(std::string_view name, std::size_t entry, u32 cou
                 shape.value_size, entry);
   if (count > 1 && (entry % 8) != 0) return fail("{}: map {}: entries of an array must be a multiple of 8 bytes", prefix_, name);
   shape.entries = count;
-  const std::string pin = pin_name(fmt::format("{}_{}", prefix_, name));
+  u8* at = TRY(hold(name, shape, adopt));
+  TRY_VOID(object_.use(name, fd(name)));
+  return at;
+}
+
+Result<u8*> KernelMemory::value(std::string_view name, std::size_t size) {
+  return hold(name, {BPF_MAP_TYPE_ARRAY, 4, static_cast<u32>(size), 1, BPF_F_MMAPABLE}, adopt_);
+}
+
+std::string KernelMemory::pin_of(std::string_view name) const { return pin_name(fmt::format("{}_{}", prefix_, name)); }
+
+Result<u8*> KernelMemory::hold(std::string_view name, const MapShape& shape, bool adopt) {
+  const std::string pin = pin_of(name);
   Result<BpfMap> map = fail("not adopted");
   if (adopt) {
     if (Fd fd = TRY(pins_.get(pin))) map = BpfMap::adopt(std::move(fd), shape);
   }
   if (!map) map = BpfMap::create(name, shape);
   BpfMap made = TRY(std::move(map));
-  TRY_VOID(object_.use(name, made.fd()));
   Mapping memory = TRY(made.map_memory());
   u8* at = memory.data();
   held_.insert_or_assign(pin, Held{std::move(made), std::move(memory)});
@@ -99,17 +118,16 @@ KernelSide::~KernelSide() {
 }
 
 Result<> KernelSide::create_maps() {
-  const MapShape accounts{BPF_MAP_TYPE_ARRAY, 4, static_cast<u32>(sizeof(account)) * shape_.blocks, shape_.rows, BPF_F_MMAPABLE};
-  Result<BpfMap> found = fail("not adopted");
+  Result<AccountsMap> found = fail("not adopted");
   if (shape_.adopt) {
-    if (Fd fd = TRY(pins_.get("accounts"))) found = BpfMap::adopt(std::move(fd), accounts);
+    if (Fd fd = TRY(pins_.get("accounts"))) found = AccountsMap::adopt(std::move(fd), shape_.rows, shape_.blocks);
   }
-  accounts_ = found ? std::move(*found) : TRY(BpfMap::create("accounts", accounts));
+  accounts_ = found ? std::move(*found) : TRY(AccountsMap::create(shape_.rows, shape_.blocks));
   notes_ = TRY(BpfMap::create("notes", {BPF_MAP_TYPE_RINGBUF, 0, 0, NOTE_RING_BYTES, 0}));
   scratch_ = TRY(BpfMap::create("scratch", {BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(scratch), 1, 0}));
   stages_ = TRY(BpfMap::create("stages", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, WEIR_MAX_STAGES, 0}));
   fused_ = TRY(BpfMap::create("fused", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, WEIR_MAX_PORTS, 0}));
-  entries_ = TRY(BpfMap::create("entries", {BPF_MAP_TYPE_ARRAY, 4, 4, WEIR_MAX_PORTS, 0}));
+  entries_ = TRY(BpfMap::create("entries", {BPF_MAP_TYPE_ARRAY, 4, sizeof(port_entries), 1, 0}));
   wait_ = TRY(BpfMap::create("wait", {BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, 0}, entries_.fd()));
   keys_ = TRY(BpfMap::create("keys", {BPF_MAP_TYPE_ARRAY, 4, 4, WEIR_MAX_PORTS, 0}));
   ports_ = TRY(Devmap::create("ports", shape_.form, WEIR_MAX_PORTS));
@@ -134,13 +152,12 @@ Result<> KernelSide::create_maps() {
 
 // Gives an object the instance's maps in place of the ones that its header declares.
 Result<> KernelSide::share(BpfObject& object) const {
-  const std::pair<const char*, const BpfMap*> shared[] = {{"accounts", &accounts_},
+  const std::pair<const char*, const BpfMap*> shared[] = {{"accounts", &accounts_.map()},
                                                           {"scratch", &scratch_},
                                                           {"stages", &stages_},
                                                           {"ports", &ports_.map()},
                                                           {"bare_ports", &bare_ports_.map()},
                                                           {"fused", &fused_},
-                                                          {"entries", &entries_},
                                                           {"keys", &keys_},
                                                           {"slots", &slots_},
                                                           {"sockets", &sockets_},
@@ -168,7 +185,7 @@ Result<> KernelSide::load_stage(const KernelStage& stage) {
   half.link = {stage.number, stage.block, stage.go, stage.next, shape_.ports, stage.miss, shape_.keyed, shape_.frags};
   const std::string name = half.object->first_program();
   TRY_VOID(share(*half.object));
-  TRY_VOID(half.object->constants(".rodata.weir", program_link{{}, half.link, {}}));
+  TRY_VOID(half.object->link(program_link{accounts_.link(), half.link, {}}, memory()));
   half.object->set_frags(shape_.frags);
   TRY_VOID(half.object->load(name));
   const int program = half.object->program_fd(name);
@@ -190,7 +207,7 @@ Result<> KernelSide::load_egress(const KernelPort& port, LoadedChain& chain, con
   if (made.object->has_map(".data.config")) settings = TRY(made.memory->fresh(".data.config", module.host->config_size, 1));
   if (settings != nullptr) fill_egress_config(*module.host, config.keys, {port.mac, port.mtu}, settings);
   const std::size_t stride = egress_stride(*module.host);
-  u8* state = TRY(made.memory->bytes("state", stride, EGRESS_FIRST_ROW + shape_.rows)) + EGRESS_FIRST_ROW * stride;
+  u8* state = TRY(made.memory->value("state", stride * (EGRESS_FIRST_ROW + shape_.rows))) + EGRESS_FIRST_ROW * stride;
   u8* shared = nullptr;
   if (module.host->shared_size != nullptr)
     shared = TRY(made.memory->bytes(".data.shared", WEIR_FRAME_NOTES + *module.host->shared_size, 1)) + WEIR_FRAME_NOTES;
@@ -198,14 +215,14 @@ Result<> KernelSide::load_egress(const KernelPort& port, LoadedChain& chain, con
   TRY_VOID(made.object->use("bare_ports", bare_ports_.map().fd()));
   if (made.object->has_map("notes")) TRY_VOID(made.object->use("notes", notes_.fd()));
   if (made.object->has_map("chain")) TRY_VOID(made.object->use("chain", chain.array.fd()));
-  TRY_VOID(made.object->constants(
-      ".rodata.weir", egress_link{{}, made.block, last ? WEIR_NO_NEXT : place + 1, port.slot.value, port.key, shape_.frags, place}));
-  const std::string name = chain.fused ? config.program + "_fused" : config.program;
+  TRY_VOID(made.object->link(
+      egress_link{accounts_.link(), made.block, last ? WEIR_NO_NEXT : place + 1, port.slot.value, port.key, shape_.frags, place},
+      memory(made.memory->fd("state"))));
+  const std::string name = name_in(chain, made);
   made.object->set_frags(shape_.frags);
   TRY_VOID(made.object->load(name));
   const int program = made.object->program_fd(name);
   made.id = program_id(program);
-  TRY_VOID(chain.array.set(place, &program));
   made.host = {module.host, settings, state, stride, shared, made.block};
   chain.programs.push_back(std::move(made));
   return {};
@@ -222,7 +239,30 @@ Result<LoadedChain> KernelSide::load_chain(const KernelPort& port, const std::ve
     if (!config.object.empty()) TRY_VOID(load_foreign(chain, config));
     else TRY_VOID(load_egress(port, chain, config, *registry.egress_module(config.program), &config == &configs.back()));
   }
+  TRY_VOID(join(chain));
+  for (u32 place = 0; place < chain.programs.size(); ++place) {
+    if (chain.programs[place].object == nullptr) continue;
+    const int program = program_of(chain, chain.programs[place]);
+    TRY_VOID(chain.array.set(place, &program));
+  }
   return chain;
+}
+
+// A foreign program is called by the last of ours: the joined one, too, has that call.
+Result<> KernelSide::join(LoadedChain& chain) {
+  std::vector<JoinPart> parts;
+  for (const EgressProgram& program : chain.programs)
+    if (program.foreign.empty()) parts.push_back({*program.object, name_in(chain, program), static_cast<u32>(parts.size()) + 1});
+  if (parts.size() < 2) return {};
+  Result<Fd> joined = join_programs("chain", parts);
+  if (!joined) return joined.error().failure == Failure::unsupported ? Result<>() : std::unexpected(std::move(joined).error());
+  chain.joined = std::move(*joined);
+  for (EgressProgram& program : chain.programs) {
+    if (!program.foreign.empty()) continue;
+    program.id = program_id(chain.joined.get());
+    program.object.reset();
+  }
+  return {};
 }
 
 // Its maps are its own, and go with it; how much support of frags it has its section says, and has been checked.
@@ -234,7 +274,6 @@ Result<> KernelSide::load_foreign(LoadedChain& chain, const EgressConfig& config
   TRY_VOID(made.object->load(config.program));
   const int program = made.object->program_fd(config.program);
   made.id = program_id(program);
-  TRY_VOID(chain.array.set(static_cast<u32>(chain.programs.size()), &program));
   chain.programs.push_back(std::move(made));
   return {};
 }
@@ -295,8 +334,7 @@ void KernelSide::refill_egress(const KernelPort& port) {
 }
 
 int KernelSide::first_program(const LoadedChain& chain) const noexcept {
-  const EgressProgram& first = chain.programs.front();
-  return first.object->program_fd(chain.fused ? first.name + "_fused" : first.name);
+  return chain.joined ? chain.joined.get() : program_of(chain, chain.programs.front());
 }
 
 // A fused chain's programs do not stand on entries.
@@ -314,26 +352,32 @@ Result<> KernelSide::set_entry(const KernelPort& port) {
     if (Result<> gone = map.remove(port.key); !gone && gone.error().failure != Failure::missing) return gone;
     return {};
   };
-  const auto state = [&](u32 is) { return entries_.set(slot, &is); };
+  // Each bit stands for itself, so that it does not matter in which order the kernel copies the bytes.
+  const auto state = [&](bool fused, bool deleted) {
+    const u64 bit = u64{1} << slot;
+    entries_now_.fused = (entries_now_.fused & ~bit) | (fused ? bit : 0);
+    entries_now_.deleted = (entries_now_.deleted & ~bit) | (deleted ? bit : 0);
+    return entries_.set(0, &entries_now_);
+  };
   const auto unfuse = [&]() -> Result<> {
     fused_.remove(slot);
     if (attached_ && bare_ports_.get(port.key)) TRY_VOID(wait_for_programs());
     return without(bare_ports_);
   };
   if (port.deleted || !port.redirectable || !port.takes_redirects) {
-    TRY_VOID(state(port.deleted ? WEIR_ENTRY_DELETED : 0));
+    TRY_VOID(state(false, port.deleted));
     TRY_VOID(unfuse());
     return without(ports_);
   }
   if (chain.programs.empty() || !chain.fused) {
     TRY_VOID(ports_.set(port.key, port.ifindex, entry_program(port.slot)));
-    TRY_VOID(state(0));
+    TRY_VOID(state(false, false));
     return unfuse();
   }
   const int program = first_program(chain);
   TRY_VOID(bare_ports_.set(port.key, port.ifindex));
   TRY_VOID(fused_.set(slot, &program));
-  TRY_VOID(state(WEIR_ENTRY_FUSED));
+  TRY_VOID(state(true, false));
   return without(ports_);
 }
 
@@ -429,8 +473,8 @@ Result<KernelSide::Ingress> KernelSide::make_ingress(const KernelPort& port, boo
   stage_link stage{};
   stage.frags = shape_.frags;
   if (fused) stage = first->second.link;
-  const ingress_link link{native ? 0 : mark_, port.slot.value, first_socket(port), port.queues, port.go, port.next, 0};
-  TRY_VOID(object.constants(".rodata.weir", program_link{{}, stage, link}));
+  const ingress_link link{native ? 0 : mark_, port.slot.value, first_socket(port), port.queues, port.go, port.next};
+  TRY_VOID(object.link(program_link{accounts_.link(), stage, link}, memory()));
   object.set_frags(shape_.frags);
   TRY_VOID(object.load(name));
   const int program = object.program_fd(name);
@@ -567,10 +611,10 @@ Result<> KernelSide::trace() {
     if (trace_links_.size() == tracing.size()) return {};
     trace_links_.clear();
   }
-  const trace_link link{shape_.netns, shape_.keyed};
+  const trace_link link{accounts_.link(), shape_.netns, shape_.keyed};
   trace_.emplace(TRY(BpfObject::open("tracepoints", elf_of<::trace>())));
   TRY_VOID(share(*trace_));
-  TRY_VOID(trace_->constants(".rodata.weir", link));
+  TRY_VOID(trace_->link(link, memory()));
   TRY_VOID(trace_->load());
   for (const char* name : tracing) trace_links_.emplace_back(std::string("trace_") + name, TRY(trace_->attach_tracing(name)));
   return {};

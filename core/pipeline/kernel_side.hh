@@ -10,6 +10,7 @@
 
 #include "bpf/abi/link.h"
 #include "core/config/config.hh"
+#include "core/kernel/accounts_map.hh"
 #include "core/kernel/bpffs.hh"
 #include "core/kernel/devmap.hh"
 #include "core/kernel/object.hh"
@@ -24,7 +25,8 @@ namespace weir {
 // object is loaded.
 class KernelMemory final : public StageMemory {
  public:
-  // `pins` gets every map as PREFIX.MAP; an earlier one of the same shape is adopted when `adopt`.
+  // `pins` gets every map as PREFIX.MAP; an earlier one of the same shape is adopted when `adopt`. The object is not needed any more once
+  // it has been loaded.
   KernelMemory(BpfObject& object, const PinFolder& pins, std::string prefix, bool adopt)
       : object_(object), pins_(pins), prefix_(std::move(prefix)), adopt_(adopt) {}
   // The memory of a map with `count` entries, each at least `entry` bytes.
@@ -32,10 +34,16 @@ class KernelMemory final : public StageMemory {
   // The same, never an earlier run's.
   Result<u8*> fresh(std::string_view map, std::size_t entry, u32 count) { return make(map, entry, count, false); }
   Result<> prepare_pins() const;
+  // A map that is the object's by address alone, enum link_memory: one value of so many bytes.
+  Result<u8*> value(std::string_view map, std::size_t size);
+  // Of a map that it has made.
+  [[nodiscard]] int fd(std::string_view map) const { return held_.at(pin_of(map)).map.fd(); }
   [[nodiscard]] std::vector<std::string> pin_names() const;
 
  private:
   Result<u8*> make(std::string_view map, std::size_t entry, u32 count, bool adopt);
+  Result<u8*> hold(std::string_view map, const MapShape& shape, bool adopt);
+  [[nodiscard]] std::string pin_of(std::string_view map) const;
   struct Held {
     BpfMap map;
     Mapping memory;
@@ -51,9 +59,9 @@ class KernelMemory final : public StageMemory {
 struct EgressProgram {
   std::string name;
   std::vector<u8> foreign;  // the object file of one that is not ours
-  u32 id = 0;               // the kernel's
+  u32 id = 0;               // the kernel's; the same for programs that are one there
   u32 block = 0;
-  std::unique_ptr<BpfObject> object;
+  std::unique_ptr<BpfObject> object;  // null: it is part of `joined`
   std::unique_ptr<KernelMemory> memory;
   u8* settings = nullptr;    // the program's configuration; null: it has none
   EgressChain::Step host{};  // without a program: a foreign one, which runs in the kernel alone
@@ -64,6 +72,7 @@ struct LoadedChain {
   bool fused = false;  // before the redirect, else on the device entry
   std::vector<EgressProgram> programs;
   std::vector<EgressConfig> configs;  // of the same places
+  Fd joined;                          // our programs as one, where there are several and they can be; see join_programs()
   BpfMap array;                       // what the programs' tail calls go through
   u32 generation = 0;                 // how many chains the port has had before
 };
@@ -121,7 +130,7 @@ class KernelSide {
 
   // Of the tracing programs: another one's are not adopted.
   static std::size_t tracing_hash();
-  [[nodiscard]] Result<Mapping> accounts() const { return accounts_.map_memory(); }
+  [[nodiscard]] Result<Mapping> accounts() const { return accounts_.map().map_memory(); }
   // The kernel half of a stage: first its memory, for Stage::bind(), then load.
   Result<StageMemory*> open_stage(const KernelStage& stage);
   Result<> load_stage(const KernelStage& stage);
@@ -204,8 +213,10 @@ class KernelSide {
   Result<> create_maps();
   Result<> trace();
   Result<> share(BpfObject& object) const;
+  [[nodiscard]] LinkMemory memory(int state = -1) const noexcept { return {accounts_.memory(), state, entries_.fd()}; }
   Result<> load_egress(const KernelPort& port, LoadedChain& chain, const EgressConfig& config, const EgressModule& module, bool last) const;
   Result<> load_foreign(LoadedChain& chain, const EgressConfig& config) const;
+  static Result<> join(LoadedChain& chain);
   // Returns when every program that ran at the call has come to its end, and the frames that it redirected are with their devices.
   Result<> wait_for_programs() const;
   Result<Ingress> make_ingress(const KernelPort& port, bool native) const;
@@ -221,7 +232,9 @@ class KernelSide {
   PinFolder pins_;
   Shape shape_;
   u64 mark_;
-  BpfMap accounts_, notes_, scratch_, stages_, fused_, entries_, wait_, keys_, slots_, sockets_, groups_, targets_, versions_;
+  AccountsMap accounts_;
+  port_entries entries_now_{};
+  BpfMap notes_, scratch_, stages_, fused_, entries_, wait_, keys_, slots_, sockets_, groups_, targets_, versions_;
   Devmap ports_, bare_ports_;
   struct Group {
     Devmap map;

@@ -132,18 +132,18 @@ Result<std::unique_ptr<KernelHalf>> KernelHalf::open(const Plugin& plugin, const
 
 Result<> KernelHalf::create_maps() {
   const MapShape devmap{BPF_MAP_TYPE_DEVMAP, 4, sizeof(bpf_devmap_val), WEIR_MAX_PORTS, 0};
-  accounts_ = TRY(
-      BpfMap::create("accounts", {BPF_MAP_TYPE_ARRAY, 4, static_cast<u32>(sizeof(account)) * blocks(), possible_cpus(), BPF_F_MMAPABLE}));
-  accounts_memory_ = TRY(accounts_.map_memory());
+  accounts_ = TRY(AccountsMap::create(possible_cpus(), blocks()));
+  accounts_memory_ = TRY(accounts_.map().map_memory());
+  entries_ = TRY(BpfMap::create("entries", {BPF_MAP_TYPE_ARRAY, 4, sizeof(port_entries), 1, 0}));
   scratch_ = TRY(BpfMap::create("scratch", {BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(scratch), 1, 0}));
   stages_ = TRY(BpfMap::create("stages", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, WEIR_MAX_STAGES, 0}));
   ports_ = TRY(BpfMap::create("ports", devmap));
   sockets_ = TRY(BpfMap::create("sockets", {BPF_MAP_TYPE_XSKMAP, 4, 4, 1, 0}));
   groups_ = TRY(BpfMap::create("groups", {BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, WEIR_MAX_GROUPS, 0}, ports_.fd()));
   targets_ = TRY(BpfMap::create("targets", {BPF_MAP_TYPE_ARRAY, 4, sizeof(group_targets), 2 * WEIR_MAX_GROUPS, 0}));
-  const std::pair<const char*, const BpfMap*> shared[] = {{"accounts", &accounts_}, {"scratch", &scratch_}, {"stages", &stages_},
-                                                          {"ports", &ports_},       {"sockets", &sockets_}, {"groups", &groups_},
-                                                          {"targets", &targets_}};
+  const std::pair<const char*, const BpfMap*> shared[] = {
+      {"accounts", &accounts_.map()}, {"scratch", &scratch_}, {"stages", &stages_},  {"ports", &ports_},
+      {"sockets", &sockets_},         {"groups", &groups_},   {"targets", &targets_}};
   for (const auto& [name, map] : shared)
     if (object_.has_map(name)) TRY_VOID(object_.use(name, map->fd()));
   return {};
@@ -173,9 +173,8 @@ Result<> KernelHalf::load() {
   if (!socket_) return fail_errno(errno, "open an AF_XDP socket");
   const int fd = socket_.get();
   TRY_VOID(sockets_.set(0, &fd));
-  TRY_VOID(object_.constants(
-      ".rodata.weir",
-      program_link{{}, {.stage = 0, .block = block(), .go = WEIR_GO_STACK, .next = 0, .ports = WEIR_MAX_PORTS, .miss = XDP_DROP}, {}}));
+  const stage_link link{.stage = 0, .block = block(), .go = WEIR_GO_STACK, .next = 0, .ports = WEIR_MAX_PORTS, .miss = XDP_DROP};
+  TRY_VOID(object_.link(program_link{accounts_.link(), link, {}}, {accounts_.memory(), -1, entries_.fd()}));
   return object_.load(object_.first_program());
 }
 

@@ -11,6 +11,7 @@
 #include "bpf/abi/link.h"
 #include "core/base/fd.hh"
 #include "core/base/mapping.hh"
+#include "core/kernel/accounts_map.hh"
 #include "core/kernel/object.hh"
 #include "core/plugin.hh"
 #include "tests/kit/frames.hh"
@@ -148,7 +149,8 @@ class KernelHalf {
   const FakeContext& context_;
   BpfObject object_;
   Memory memory_;
-  BpfMap accounts_, scratch_, stages_, ports_, sockets_, groups_, targets_;
+  AccountsMap accounts_;
+  BpfMap scratch_, stages_, ports_, entries_, sockets_, groups_, targets_;
   std::vector<BpfMap> members_;
   std::vector<group_targets> group_targets_;
   Mapping accounts_memory_;

@@ -18,7 +18,10 @@
 #include "bpf/abi/note.h"
 #include "bpf/abi/police.h"
 #include "bpf/abi/vlan_push.h"
+#include "called.skel.h"
 #include "core/config/config.hh"
+#include "core/kernel/accounts_map.hh"
+#include "core/kernel/join.hh"
 #include "core/kernel/object.hh"
 #include "core/pipeline/egress_chain.hh"
 #include "core/pipeline/egress_config.hh"
@@ -154,9 +157,10 @@ class HostBuild final : public Build {
 // The program NAME_test over maps as the instance makes them: rows for the CPUs, and one for a worker behind them.
 class KernelBuild final : public Build {
  public:
-  static Result<std::unique_ptr<KernelBuild>> load(const Configured& of) {
+  static Result<std::unique_ptr<KernelBuild>> load(const Configured& of, u64 largest = AccountsMap::largest_value,
+                                                   u32 next = WEIR_NO_NEXT) {
     std::unique_ptr<KernelBuild> made(new KernelBuild(of, TRY(BpfObject::open(of.program.name, of.elf))));
-    TRY_VOID(made->set_up(of.config));
+    TRY_VOID(made->set_up(of.config, largest, next));
     return made;
   }
   Answer run(const Packet& bytes) override {
@@ -174,7 +178,7 @@ class KernelBuild final : public Build {
     std::vector<u64> sum(program_.state_size / 8);
     for (u32 row = 0; row <= possible_cpus(); ++row)
       for (std::size_t i = 0; i < sum.size(); ++i)
-        sum[i] += reinterpret_cast<const u64*>(state_memory_.data() + (EGRESS_FIRST_ROW + row) * state_.stride())[i];
+        sum[i] += reinterpret_cast<const u64*>(state_memory_.data() + (EGRESS_FIRST_ROW + row) * egress_stride(program_))[i];
     return sum;
   }
   // The frame through a chain of the host build over the same memory, as the instance hands it out.
@@ -185,25 +189,25 @@ class KernelBuild final : public Build {
     Frame frame{.data = pool->base() + headroom, .length = static_cast<u32>(bytes.size())};
     EgressChain chain;
     if (notes_) chain.tell(notes_->way(PortSlot{3}));
-    chain.append(
-        {&program_, config_memory_.data(), state_memory_.data() + EGRESS_FIRST_ROW * state_.stride(), state_.stride(), shared(), 0});
+    chain.append({&program_, config_memory_.data(), state_memory_.data() + EGRESS_FIRST_ROW * egress_stride(program_),
+                  egress_stride(program_), shared(), 0});
     EXPECT_EQ(chain.run(&frame, 1, account_, possible_cpus(), cache), 1u);
     return {frame.data, frame.data + frame.length};
   }
   [[nodiscard]] const Accounts& accounts() const noexcept { return account_; }
+  [[nodiscard]] const BpfObject& object() const noexcept { return object_; }
   [[nodiscard]] u8* config() const noexcept { return config_memory_.data(); }
 
  private:
   KernelBuild(const Configured& of, BpfObject object) : Build(of), object_(std::move(object)) {}
-  Result<> set_up(const std::vector<u8>& config) {
+  Result<> set_up(const std::vector<u8>& config, u64 largest, u32 next) {
     const u32 rows = possible_cpus() + 1;
-    accounts_ = TRY(BpfMap::create("accounts", {BPF_MAP_TYPE_ARRAY, 4, sizeof(account), rows, BPF_F_MMAPABLE}));
-    account_ = Accounts(TRY(accounts_.map_memory()), possible_cpus(), rows, 1);
-    state_ = TRY(BpfMap::create(
-        "state", {BPF_MAP_TYPE_ARRAY, 4, static_cast<u32>(egress_stride(program_)), EGRESS_FIRST_ROW + rows, BPF_F_MMAPABLE}));
+    accounts_ = TRY(AccountsMap::create(rows, WEIR_MAX_PORTS, largest));
+    account_ = Accounts(TRY(accounts_.map().map_memory()), possible_cpus(), rows, WEIR_MAX_PORTS);
+    const u32 stride = static_cast<u32>(egress_stride(program_));
+    state_ = TRY(BpfMap::create("state", {BPF_MAP_TYPE_ARRAY, 4, stride * (EGRESS_FIRST_ROW + rows), 1, BPF_F_MMAPABLE}));
     state_memory_ = TRY(state_.map_memory());
     TRY_VOID(object_.use("accounts", accounts_.fd()));
-    TRY_VOID(object_.use("state", state_.fd()));
     if (object_.has_map("notes")) {
       ring_ = TRY(BpfMap::create("notes", {BPF_MAP_TYPE_RINGBUF, 0, 0, NOTE_RING_BYTES, 0}));
       TRY_VOID(object_.use("notes", ring_.fd()));
@@ -222,7 +226,8 @@ class KernelBuild final : public Build {
       shared_memory_ = TRY(shared_.map_memory());
       TRY_VOID(object_.use(".data.shared", shared_.fd()));
     }
-    TRY_VOID(object_.constants(".rodata.weir", egress_link{.unused = {}, .block = 0, .next = WEIR_NO_NEXT, .port = 3, .place = 2}));
+    const egress_link link{.accounts = accounts_.link(), .block = 0, .next = next, .port = 3, .place = 2};
+    TRY_VOID(object_.link(link, {accounts_.memory(), state_.fd(), -1}));
     return object_.load(program_.name + std::string("_test"));
   }
   u8* shared() { return program_.shared_size != nullptr ? shared_memory_.data() + WEIR_FRAME_NOTES : nullptr; }
@@ -234,7 +239,8 @@ class KernelBuild final : public Build {
   }
 
   BpfObject object_;
-  BpfMap accounts_, state_, config_, shared_, ring_;
+  AccountsMap accounts_;
+  BpfMap state_, config_, shared_, ring_;
   Mapping state_memory_, config_memory_, shared_memory_;
   Accounts account_{Mapping(), 0, 0, 0};
 };
@@ -1165,6 +1171,61 @@ TEST(KernelEgressBuilds, share_configuration_and_state) {
     EXPECT_EQ((*rewriting)->run(frame).bytes, out);
     EXPECT_EQ((*rewriting)->run_on_a_worker(frame), out);
   }
+}
+
+TEST(KernelEgressBuilds, count_also_where_the_accounts_are_too_large_for_one_value) {
+  if (const std::string why = no_kernel(); !why.empty()) GTEST_SKIP() << why;
+  auto counting = KernelBuild::load(Configured("count", ""), 0);
+  ASSERT_TRUE(counting) << counting.error().what;
+  EXPECT_EQ((*counting)->run(ethernet(1, 2).pad(60)).verdict, EGRESS_TRANSMIT);
+  EXPECT_EQ((*counting)->accounts().kernel(0).verdict[WEIR_NEXT], 1u);
+}
+
+TEST(Join, goes_on_in_the_next_program) {
+  if (const std::string why = no_kernel(); !why.empty()) GTEST_SKIP() << why;
+  auto ttl = KernelBuild::load(Configured("ttl", ""), AccountsMap::largest_value, 1);
+  auto rewrite = KernelBuild::load(Configured("mac_rewrite", addresses(5, 6)));
+  ASSERT_TRUE(ttl && rewrite);
+  const JoinPart parts[] = {{(*ttl)->object(), "ttl_test", 1}, {(*rewrite)->object(), "mac_rewrite_test"}};
+  const Result<Fd> joined = join_programs("both", parts);
+  ASSERT_TRUE(joined) << joined.error().what;
+  EXPECT_EQ(program_name(program_id(joined->get())), "both");
+  const auto run = [&](const Packet& bytes) {
+    Packet out(4096);
+    LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = bytes.data(), .data_out = out.data(), .data_size_in = static_cast<u32>(bytes.size()),
+                .data_size_out = static_cast<u32>(out.size()));
+    EXPECT_EQ(::bpf_prog_test_run_opts(joined->get(), &options), 0);
+    out.resize(options.data_size_out);
+    return std::pair(options.retval, out);
+  };
+  EXPECT_EQ(run(udp(v4_ttl(9))), std::pair(u32{XDP_PASS}, udp(ethernet(5, 6).ipv4("10.0.0.1", "10.0.0.2", 8))));
+  EXPECT_EQ(run(udp(v4_ttl(1))).first, u32{XDP_DROP});
+  EXPECT_EQ((*ttl)->accounts().kernel(0).verdict[WEIR_NEXT], 1u);
+  EXPECT_EQ((*ttl)->accounts().kernel(0).verdict[WEIR_DROP], 1u);
+  EXPECT_EQ((*rewrite)->accounts().kernel(0).verdict[WEIR_NEXT], 1u) << "what the first drops the second does not see";
+}
+
+TEST(Join, leaves_programs_with_functions_of_their_own_to_calls) {
+  if (const std::string why = no_kernel(); !why.empty()) GTEST_SKIP() << why;
+  Result<BpfObject> called = BpfObject::open("called", WEIR_KERNEL_HALF(::called)());
+  ASSERT_TRUE(called);
+  ASSERT_TRUE(called->load("alone"));
+  const JoinPart parts[] = {{*called, "alone", 1}, {*called, "alone"}};
+  const Result<Fd> joined = join_programs("both", parts);
+  ASSERT_FALSE(joined);
+  EXPECT_EQ(joined.error().failure, Failure::unsupported);
+  EXPECT_EQ(joined.error().what, "alone has functions of its own");
+}
+
+TEST(Link, refuses_a_placeholder_that_the_loader_does_not_find) {
+  if (const std::string why = no_kernel(); !why.empty()) GTEST_SKIP() << why;
+  Result<BpfObject> called = BpfObject::open("called", WEIR_KERNEL_HALF(::called)());
+  ASSERT_TRUE(called);
+  ASSERT_TRUE(called->link(egress_link{}, {-1, -1, -1}));
+  const Result<> loaded = called->load("asks");
+  ASSERT_FALSE(loaded);
+  EXPECT_EQ(loaded.error().what,
+            "called: program asks calls a function that asks the runtime for something: make that function static __always_inline");
 }
 
 }  // namespace
