@@ -55,7 +55,9 @@ static __always_inline struct account *accounts_row_of(__u64 cpu)
 
 		return bpf_map_lookup_elem(&accounts, &key);
 	}
-	return LINKED_MEMORY(LINK_ACCOUNTS) + cpu * LINKED(accounts_link, row_bytes);
+	/* In this order: the verifier of 6.1 knows no bounds of a product whose second factor is not a constant. */
+	asm("%0 *= %1" : "+r"(cpu) : "r"(LINKED(accounts_link, row_bytes)));
+	return LINKED_MEMORY(LINK_ACCOUNTS) + cpu;
 }
 
 /* Null cannot be, since the loader sizes the map; the verifier must see it asked. */
