@@ -218,7 +218,8 @@ std::string show_devmap(const json& devmap) {
       chain.push_back(fmt::format("{} ({})", step["program"].get<std::string>(), step["id"].get<unsigned>()));
     const bool program = entry.contains("program");
     std::string drops;
-    for (const auto& [reason, frames] : entry.value("drops", json::object()).items())
+    const json by_reason = entry.value("drops", json::object());  // a temporary would be gone before the first turn
+    for (const auto& [reason, frames] : by_reason.items())
       if (frames != 0) drops += fmt::format("{}{} {}", drops.empty() ? "" : ", ", reason, frames.get<std::uint64_t>());
     table.add({map, std::to_string(entry["key"].get<unsigned>()), entry["port"], entry["device"],
                std::to_string(entry["ifindex"].get<unsigned>()), program ? std::to_string(entry["program"]["id"].get<unsigned>()) : "-",

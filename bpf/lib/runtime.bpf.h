@@ -109,7 +109,10 @@ static __always_inline __u64 frame_length(struct xdp_md *ctx)
 }
 
 /* `attached` is a constant to the compiler, so each program has one of the two. */
-static __always_inline __u32 frame_port(const struct stage_frame *frame) { return frame->attached ? LINKED(program_link, port.port) : frame->scratch->port; }
+static __always_inline __u32 frame_port(const struct stage_frame *frame)
+{
+	return frame->attached ? LINKED(program_link, port.port) : frame->scratch->port;
+}
 
 static __always_inline int end_with(struct stage_frame *frame, enum weir_verdict verdict, int action)
 {

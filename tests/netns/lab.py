@@ -150,6 +150,12 @@ class Tap:
             frames += self.waiting()
         return frames
 
+    def hear_up_to(self, mark, timeout=5.0):
+        """The next frames, the first one that holds these bytes included."""
+        frames = []
+        wait_until(lambda: frames.extend(self.waiting()) or any(mark in raw for raw in frames), f"a frame with {mark!r} comes", timeout)
+        return frames
+
     def hear_of(self, raw, timeout=5.0):
         """Whether this very frame comes; what came before it is forgotten."""
         deadline = time.monotonic() + timeout

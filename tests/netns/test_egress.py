@@ -56,3 +56,30 @@ def test_devmap_list_shows_each_entry_and_the_program_on_it(lab):
     assert "program" not in shown[1]
     text = run(WEIR, "devmap", "list", "--instance", weir.name).stdout
     assert "count" in text and "p1" in text
+
+
+def test_the_programs_of_a_chain_are_one_in_the_kernel(lab):
+    left, right = lab.wires()
+    chain = '["count", { program = "mac_rewrite", src = "02:00:00:00:00:aa" }, "count"]'
+    weir = lab.weir(lab.ports(2, egress=chain).replace('egress', 'placement = "entry"\negress', 1) + PATCH)
+    shown = weir.ask("devmap", "list")["ports"]
+    assert [each["placement"] for each in shown] == ["entry", "fused"]
+    for entry in shown:
+        ids = {program["id"] for program in entry["chain"]}
+        assert len(entry["chain"]) == 3 and len(ids) == 1
+        assert json.loads(run("bpftool", "-j", "prog", "show", "id", ids.pop()).stdout)["name"] == "chain"
+    assert shown[0]["program"]["name"] == "chain"
+    for wire, there in ((left, right), (right, left)):
+        wire.send(frame(mac(1), mac(2)))
+        assert there.hear(1) == [frame(mac(0xAA), mac(2))]
+    assert [each["frames"] for each in weir.conserved()["egress"]] == [1] * 6
+
+
+def test_devmap_list_shows_what_an_entry_dropped(lab):
+    left, _ = lab.wires()
+    weir = lab.weir(lab.ports(2, egress='["ttl"]') + PATCH)
+    for _ in range(3):
+        left.send(frame(mac(1), mac(2), b"\x45" + bytes(7) + b"\x01\x11" + bytes(10), 0x0800))
+    weir.conserved()
+    row = next(line for line in run(WEIR, "devmap", "list", "--instance", weir.name).stdout.splitlines() if " p1 " in line)
+    assert row.split()[-2:] == ["ttl.expired", "3"]

@@ -67,8 +67,13 @@ def random_frame(dice):
     return raw[:1514]
 
 
+# What it carries no random frame does, and every chain lets it through.
+MARK = b"that was the last frame"
+LAST = bytes(Ether(src=mac(1), dst=mac(2)) / IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1, dport=2) / Raw(MARK))
+
+
 def play(lab, frames, egress, flags, placement="auto"):
-    """What comes out of the other port, what the programs counted, and what was dropped."""
+    """What comes out of the other port, LAST behind it, what the programs counted, and what was dropped."""
     left, right = lab.wires()
     weir = lab.weir(lab.ports(2).replace('name = "p1"\n', f'name = "p1"\nplacement = "{placement}"\negress = {egress}\n') + PATCH, *flags)
     heard = []
@@ -77,8 +82,11 @@ def play(lab, frames, egress, flags, placement="auto"):
             left.send(raw)
         wait_until(lambda end=start + BATCH: weir.settled(min(end, len(frames))), "the frames are through")
         heard += right.waiting()
+    left.send(LAST)
+    wait_until(lambda: weir.settled(len(frames) + 1), "the last frame is through")
     now = weir.conserved()
-    heard += right.hear(now["ports"][1]["tx_kernel"] + now["ports"][1]["tx_user"] - len(heard))
+    # Not by number: the stack that hears them drops a frame that ends right behind a VLAN tag (net/core/skbuff.c, skb_vlan_untag).
+    heard += right.hear_up_to(MARK)
     drops = {(drop["where"], drop["reason"]): drop["frames"] for drop in now["drops"]}
     counted = [(program["program"], program["frames"], program["drop"], program["counters"]) for program in now["egress"]]
     weir.stop()
@@ -139,13 +147,13 @@ def test_scapy_finds_the_frame_that_was_sent_in_the_tunnel(make_lab):
     inner6 = IPv6(src="fd00::1", dst="fd00::2", tc=46 << 2 | 1) / UDP(sport=1, dport=2) / Raw(bytes(40))
     sent = [bytes(Ether(src=mac(1), dst=mac(2)) / Dot1Q(vlan=7) / packet) for packet in (inner, inner6)]
     heard, _, _ = play(make_lab(2), sent, CHAINS["ipip"], [])
-    for raw, packet, proto in zip(heard, (inner, inner6), (4, 41), strict=True):
+    for raw, packet, proto in zip(heard[:-1], (inner, inner6), (4, 41), strict=True):
         outer = Ether(raw)[IP]
         assert has_right_checksum(raw)
         assert (outer.src, outer.dst, outer.proto, outer.tos, outer.ttl, outer.flags) == ("192.0.2.1", "198.51.100.1", proto, 46 << 2 | 1, 64, "DF")
         assert (Ether(raw)[Dot1Q].vlan, outer.payload.original) == (7, bytes(packet))
     heard, _, _ = play(make_lab(2), sent, CHAINS["vxlan"], [])
-    for raw, frame in zip(heard, sent, strict=True):
+    for raw, frame in zip(heard[:-1], sent, strict=True):
         outer = Ether(raw)
         assert has_right_checksum(raw)
         assert (outer.dst, outer[IP].src, outer[IP].dst, outer[IP].tos) == ("02:00:00:00:00:77", "192.0.2.1", "198.51.100.1", 46 << 2 | 1)
