@@ -236,7 +236,7 @@ class Rig {
     std::vector<JoinPart> parts;
     for (std::size_t place = 0; place < configs.size(); ++place)
       parts.push_back({places_[place].object, configs[place].program + "_test", static_cast<u32>(place) + 1});
-    joined_ = TRY(join_programs("chain", parts));
+    joined_ = TRY(join_programs("chain", parts, chain_));
     const int fd = joined_.get();
     return chain_.set(0, &fd);
   }
@@ -257,7 +257,7 @@ class Rig {
       TRY_VOID(place.object.use(".data.config", place.config.fd()));
     }
     const egress_link link{.accounts = accounts_.link(), .block = WEIR_MAX_PORTS + number, .next = last ? WEIR_NO_NEXT : number + 1};
-    TRY_VOID(place.object.link(link, {accounts_.memory(), place.state.fd(), -1}));
+    TRY_VOID(place.object.link(link, {.accounts = accounts_.memory(), .state = place.state.fd()}));
     const std::string program = config.program + "_test";
     TRY_VOID(place.object.load(program));
     const int fd = place.object.program_fd(program);

@@ -81,6 +81,9 @@ struct egress_program {
 /* The first rows of a state have no writer: see WEIR_FRAME_NOTES. */
 #define EGRESS_FIRST_ROW (WEIR_FRAME_NOTES / WEIR_CACHE_LINE)
 
+/* Why a program that is not ours ended a frame: XDP_DROP, and any other action than XDP_PASS. */
+enum foreign_drop { FOREIGN_DROPPED, FOREIGN_ABORTED };
+
 /* The verdict of a body: transmit, or drop under one of the program's own reasons. */
 #define EGRESS_TRANSMIT 0u
 #define EGRESS_DROP(reason) (1u + (reason))

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause */
 /* link: what a program is told before it is loaded: where it stands and what comes next. The values stand in its code, as 64-bit constants, so
- * that the verifier knows them and the CPU reads nothing. The source has a placeholder for each: LINK_PLACEHOLDER and the offset of a member of
- * the program's own link struct below, of which all members are __u64 therefore. See LINKED() in bpf/lib/accounts.bpf.h, and BpfObject::link(). */
+ * that the verifier knows them and the CPU reads nothing. The source has a placeholder for each: LINK_PLACEHOLDER, which struct below, and the
+ * offset of a member, of which all are __u64 therefore. See LINKED() in bpf/lib/accounts.bpf.h, and BpfObject::link(). */
 #pragma once
 
 #include <linux/types.h>
@@ -16,6 +16,10 @@ enum weir_go {
 
 #define LINK_PLACEHOLDER 0x7765697200000000ull
 #define LINK_MEMORY 0x7765697300000000ull
+
+/* Which struct, from this bit on. A placeholder of the first is one of every struct, whose first member it is. */
+#define LINK_STRUCT 16
+enum link_struct { LINK_accounts_link, LINK_program_link, LINK_egress_link, LINK_trace_link };
 
 /* Placeholders of this kind, LINK_MEMORY and one of these, become the address of a map's only value. */
 enum link_memory {

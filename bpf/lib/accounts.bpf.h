@@ -25,10 +25,10 @@ struct {
 		asm("%0 = %1 ll" : "=r"(linked_) : "i"(word));                                     \
 		linked_;                                                                           \
 	})
-#define LINKED(type, member) LINKED_WORD(LINK_PLACEHOLDER | __builtin_offsetof(struct type, member))
+#define LINKED(type, member) LINKED_WORD(LINK_PLACEHOLDER | LINK_##type << LINK_STRUCT | __builtin_offsetof(struct type, member))
 #define LINKED_MEMORY(number) ((void *)LINKED_WORD(LINK_MEMORY | (number)))
 
-/* An address in a frame, of which the compiler does not know that it is none: else it would ask, of every header. */
+/* An address in a frame. It is never 0, and that said the compiler does not ask. */
 static __always_inline void *frame_address(__u32 data, __u32 offset)
 {
 	void *at = (void *)(long)data + offset;
@@ -60,7 +60,7 @@ static __always_inline struct account *accounts_row_of(__u64 cpu)
 	return LINKED_MEMORY(LINK_ACCOUNTS) + cpu;
 }
 
-/* Null cannot be, since the loader sizes the map; the verifier must see it asked. */
+/* Null cannot be: there is a row for every number that a CPU may have. The verifier must see it asked. */
 static __always_inline struct account *accounts_row(void)
 {
 	__u64 cpu = accounts_cpu();

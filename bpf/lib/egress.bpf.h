@@ -71,7 +71,6 @@ static __always_inline void egress_put16(void *at, __u16 word) { *(egress_word16
 static __always_inline int egress_grow(struct egress_frame *frame, __u32 bytes) { return bpf_xdp_adjust_head(frame->ctx, -(int)bytes) == 0; }
 static __always_inline int egress_shrink(struct egress_frame *frame, __u32 bytes) { return bpf_xdp_adjust_head(frame->ctx, (int)bytes) == 0; }
 
-
 /* Entries without a program, of the ports whose chain runs before the redirect. */
 struct {
 	__uint(type, BPF_MAP_TYPE_DEVMAP);

@@ -98,8 +98,7 @@ Result<> Instance::put_in_place(NextChain next) {
   if (port != nullptr) old = TRY_WITHIN("port " + port->name, kernel_->replace_chain(*port, std::move(next.kernel), kernel_ports_));
   EgressChain steps = next.plain.steps;
   if (port != nullptr)
-    for (const EgressProgram& program : kernel_->chain(next.slot).programs)
-      if (program.host.program != nullptr) steps.append(program.host);
+    for (const EgressProgram& program : kernel_->chain(next.slot).programs) steps.append(program.host);
   steps.tell(notes_->way(next.slot));
   listen();  // what the programs of before have noted
   const bool kernel_only = is_foreign(next.configs);

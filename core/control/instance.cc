@@ -206,8 +206,7 @@ Result<> Instance::make_ports() {
       entry.egress = plain_chains_[slot].steps;
     } else {
       TRY_WITHIN_VOID(fmt::format("port {}, device {}", entry.name, device->netdev.name), make_kernel_port(*device));
-      for (const EgressProgram& program : kernel_->chain(PortSlot{slot}).programs)
-        if (program.host.program != nullptr) entry.egress.append(program.host);
+      for (const EgressProgram& program : kernel_->chain(PortSlot{slot}).programs) entry.egress.append(program.host);
       entry.kernel_only = is_foreign(config.ports[slot].egress);
       entry.fused = kernel_ports_.back().fused;
       entry.longest = longest_frame(device->netdev);

@@ -148,22 +148,8 @@ json Instance::egress_report(const Moment& now, PortSlot slot) const {
                  {"kernel", in_kernel},           {"user", in_user},
                  {"counters", sum.counters}};
     if (config.driver == Driver::xdp) program["prog_id"] = kernel_->chain(slot).programs[place].id;
+    if (path_->ports[slot.value].kernel_only && place + 1 == path_->ports[slot.value].egress.steps().size()) program["foreign"] = true;
     programs.push_back(std::move(program));
-  }
-  // A foreign program counts for itself. What it drops shows at the port as "device_refused".
-  if (config.driver == Driver::xdp && path_->ports[slot.value].kernel_only) {
-    const EgressProgram& foreign = kernel_->chain(slot).programs.back();
-    const u64 frames = programs.empty() ? now.accounts.kernel(path_->ports[slot.value].block).counter[WEIR_PORT_QUEUED]
-                                        : sums[programs.size() - 1].second.kernel.verdict[WEIR_NEXT];
-    programs.push_back({{"port", config.name},
-                        {"program", foreign.name},
-                        {"foreign", true},
-                        {"prog_id", foreign.id},
-                        {"frames", frames},
-                        {"drop", 0},
-                        {"kernel", frames},
-                        {"user", 0},
-                        {"counters", json::object()}});
   }
   return programs;
 }

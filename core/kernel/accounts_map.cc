@@ -16,7 +16,7 @@ MapShape whole(u32 rows, u32 blocks) {
 
 }  // namespace
 
-// Whether the kernel takes so large a value differs from one to the next (kernel/bpf/arraymap.c, array_map_alloc_check).
+// Kernels before 6.0 take no value above KMALLOC_MAX_SIZE, 4 MiB (kernel/bpf/arraymap.c, array_map_alloc_check).
 Result<AccountsMap> AccountsMap::create(u32 rows, u32 blocks, u64 largest) {
   if (u64{sizeof(account)} * blocks * rows <= largest)
     if (Result<BpfMap> made = BpfMap::create("accounts", whole(rows, blocks))) return AccountsMap(std::move(*made), blocks, true);

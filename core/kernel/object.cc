@@ -6,6 +6,7 @@
 #include <bpf/libbpf.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstdarg>
 #include <cstdlib>
 #include <cstring>
@@ -175,21 +176,26 @@ Result<> BpfObject::constants(std::string_view section, const void* value, std::
   return {};
 }
 
-Result<> BpfObject::link(std::span<const u64> values, const LinkMemory& memory) {
+Result<> BpfObject::link(link_struct which, std::span<const u64> values, const LinkMemory& memory) {
+  std::array<int, LINK_MEMORIES> descriptors{};
+  descriptors[LINK_ACCOUNTS] = memory.accounts;
+  descriptors[LINK_STATE] = memory.state;
+  descriptors[LINK_ENTRIES] = memory.entries;
   bpf_program* each = nullptr;
   bpf_object__for_each_program(each, object_.get()) {
     std::vector<bpf_insn> code(::bpf_program__insns(each), ::bpf_program__insns(each) + ::bpf_program__insn_cnt(each));
     for (std::size_t at = 0; at + 1 < code.size(); ++at) {
-      const u64 number = static_cast<u32>(code[at].imm);
+      const u32 number = static_cast<u32>(code[at].imm), offset = number & ((1u << LINK_STRUCT) - 1), of = number >> LINK_STRUCT;
       if (stands_for(code[at], code[at + 1], LINK_PLACEHOLDER)) {
-        if (number % sizeof(u64) != 0 || number / sizeof(u64) >= values.size())
-          return fail("{}: program {} asks for a constant that there is not; was it compiled for another link struct?", name_,
+        const bool known = of == which || (of == LINK_accounts_link && offset < sizeof(accounts_link));
+        if (!known || offset % sizeof(u64) != 0 || offset / sizeof(u64) >= values.size())
+          return fail("{}: program {} asks for a constant of another kind of program: include only what is for its own kind", name_,
                       ::bpf_program__name(each));
-        put_word(&code[at], values[number / sizeof(u64)]);
+        put_word(&code[at], values[offset / sizeof(u64)]);
       } else if (stands_for(code[at], code[at + 1], LINK_MEMORY)) {
-        if (number >= memory.size()) return fail("{}: program {} asks for memory that there is not", name_, ::bpf_program__name(each));
-        put_word(&code[at], memory[number] >= 0 ? static_cast<u32>(memory[number]) : 0);
-        if (memory[number] >= 0) code[at].src_reg = BPF_PSEUDO_MAP_VALUE;
+        if (number >= descriptors.size()) return fail("{}: program {} asks for memory that there is not", name_, ::bpf_program__name(each));
+        put_word(&code[at], descriptors[number] >= 0 ? static_cast<u32>(descriptors[number]) : 0);
+        if (descriptors[number] >= 0) code[at].src_reg = BPF_PSEUDO_MAP_VALUE;
       }
     }
     if (int err = ::bpf_program__set_insns(each, code.data(), code.size()); err != 0)
@@ -324,7 +330,22 @@ bool run_live(int program_fd, Ifindex device, u32 number) noexcept {
   return ::bpf_prog_test_run_opts(program_fd, &options) == 0;
 }
 
-u32 possible_cpus() noexcept { return static_cast<u32>(std::max(1, ::libbpf_num_possible_cpus())); }
+u32 possible_cpus() noexcept {
+  static const u32 cpus = [] {
+    std::string list;
+    std::getline(std::ifstream("/sys/devices/system/cpu/possible"), list);
+    const u32 found = cpus_in(list);
+    return found != 0 ? found : static_cast<u32>(std::max(1, ::libbpf_num_possible_cpus()));
+  }();
+  return cpus;
+}
+
+u32 cpus_in(std::string_view list) noexcept {
+  const std::size_t last = list.find_last_of(",-") + 1;  // npos + 1 is the start
+  u32 highest = 0;
+  const auto [end, error] = std::from_chars(list.data() + last, list.data() + list.size(), highest);
+  return error == std::errc() && end == list.data() + list.size() && highest < 1u << 20 ? highest + 1 : 0;
+}
 
 u32 program_id(int program_fd) noexcept {
   bpf_prog_info info{};

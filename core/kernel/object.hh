@@ -63,8 +63,15 @@ struct ProgramKind {
   u32 flags = 0;
 };
 
-// Descriptors of maps, by enum link_memory.
-using LinkMemory = std::array<int, LINK_MEMORIES>;
+// The maps of enum link_memory, by their descriptors; -1: there is none, which is right for code that no frame comes to.
+struct LinkMemory {
+  int accounts = -1, state = -1, entries = -1;
+};
+
+constexpr link_struct link_struct_of(const program_link&) noexcept { return LINK_program_link; }
+constexpr link_struct link_struct_of(const egress_link&) noexcept { return LINK_egress_link; }
+constexpr link_struct link_struct_of(const trace_link&) noexcept { return LINK_trace_link; }
+static_assert(WEIR_MAX_PORTS <= 64, "a bit for each in struct port_entries");
 
 class BpfObject {
  public:
@@ -84,11 +91,11 @@ class BpfObject {
   // Use every map of `other`, which is loaded, but its constants.
   Result<> use_maps_of(const BpfObject& other);
   // Puts the members of a link struct of bpf/abi/link.h, and the addresses of the only values of maps, in the place of what stands for them
-  // in the code. Before load(), which refuses a program in which a placeholder is left. A memory of -1 is one that no frame comes to.
+  // in the code. Before load(), which refuses a program in which a placeholder is left.
   template <typename T>
   Result<> link(const T& values, const LinkMemory& memory) {
-    static_assert(sizeof(T) % sizeof(u64) == 0 && std::is_trivially_copyable_v<T>);
-    return link(std::span(reinterpret_cast<const u64*>(&values), sizeof(T) / sizeof(u64)), memory);
+    static_assert(sizeof(T) % sizeof(u64) == 0 && std::is_trivially_copyable_v<T> && offsetof(T, accounts) == 0);
+    return link(link_struct_of(values), std::span(reinterpret_cast<const u64*>(&values), sizeof(T) / sizeof(u64)), memory);
   }
   // The initial value of a section such as ".rodata"; T must be exactly as large.
   template <typename T>
@@ -114,7 +121,7 @@ class BpfObject {
   };
   BpfObject(std::string name, std::span<const u8> elf, bpf_object* object) : name_(std::move(name)), elf_(elf), object_(object) {}
   Result<> constants(std::string_view section, const void* value, std::size_t size);
-  Result<> link(std::span<const u64> values, const LinkMemory& memory);
+  Result<> link(link_struct which, std::span<const u64> values, const LinkMemory& memory);
   [[nodiscard]] Result<> expect_linked() const;
   [[nodiscard]] bpf_map* map(std::string_view map) const noexcept;
   [[nodiscard]] bpf_program* program(std::string_view program) const noexcept;
@@ -131,8 +138,11 @@ Result<std::vector<u8>> read_file(const std::string& path);
 // and perhaps after some of the frames.
 bool run_live(int program_fd, Ifindex device, u32 number) noexcept;
 
-// The CPUs that the kernel may ever have: the rows of a table that BPF programs index by CPU.
+// One more than the highest number that a CPU may ever have, which are the rows of a table that BPF programs index by CPU. There may be
+// gaps.
 u32 possible_cpus() noexcept;
+// The same of a list as the kernel writes it, "0-3,8-11"; 0: it is none.
+u32 cpus_in(std::string_view list) noexcept;
 
 // The kernel's id of a loaded program.
 u32 program_id(int program_fd) noexcept;

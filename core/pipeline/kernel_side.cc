@@ -12,6 +12,7 @@
 
 #include "bpf/abi/account.h"
 #include "bpf/abi/link.h"
+#include "bpf/ingress/foreign.skel.h"
 #include "bpf/ingress/ingress.skel.h"
 #include "bpf/ingress/trace.skel.h"
 #include "core/kernel/join.hh"
@@ -37,26 +38,49 @@ std::string pin_name(std::string name) {
 }
 
 std::string chain_pin(PortSlot slot) { return fmt::format("chain_{}", slot.value); }
+
 // A chain's program by the place where it runs.
 std::string name_in(const LoadedChain& chain, const EgressProgram& program) {
   return chain.fused && program.foreign.empty() ? program.name + "_fused" : program.name;
 }
 
+// Whether its programs call each other, by an array that must be held.
+bool calls(const LoadedChain& chain) { return chain.array.fd() >= 0 && !chain.joined; }
+
 int program_of(const LoadedChain& chain, const EgressProgram& program) { return program.object->program_fd(name_in(chain, program)); }
+
+// What user space knows of a program that is not ours: its name, and those of what became of frames. For good, since counters outlive the
+// chain.
+const egress_program& foreign_host(const std::string& name) {
+  static constexpr const char* drops[] = {"dropped", "aborted", nullptr};  // enum foreign_drop
+  static constexpr const char* counters[] = {nullptr};
+  static std::map<std::string, egress_program, std::less<>> hosts;
+  const auto [at, made] = hosts.try_emplace(name);
+  if (made) {
+    at->second.name = at->first.c_str();
+    at->second.run = [](egress_frame*, const void*, void*) {
+      return EGRESS_DROP(FOREIGN_ABORTED);
+    };  // no frame comes there: PortEntry::kernel_only
+    at->second.drops = drops;
+    at->second.counters = counters;
+  }
+  return at->second;
+}
 
 std::string link_pin(const KernelPort& port) { return fmt::format("link_{}", port.ifindex.value); }
 
 }  // namespace
 
 Result<u8*> KernelMemory::make(std::string_view name, std::size_t entry, u32 count, bool adopt) {
-  MapShape shape = TRY(object_.shape(name));
+  if (object_ == nullptr) broken("a map of an object that is settled");
+  MapShape shape = TRY(object_->shape(name));
   if (shape.value_size != entry || (shape.flags & BPF_F_MMAPABLE) == 0)
     return fail("{}: map {} has entries of {} bytes where the user half expects {}, or lacks BPF_F_MMAPABLE", prefix_, name,
                 shape.value_size, entry);
   if (count > 1 && (entry % 8) != 0) return fail("{}: map {}: entries of an array must be a multiple of 8 bytes", prefix_, name);
   shape.entries = count;
   u8* at = TRY(hold(name, shape, adopt));
-  TRY_VOID(object_.use(name, fd(name)));
+  TRY_VOID(object_->use(name, fd(name)));
   return at;
 }
 
@@ -217,7 +241,7 @@ Result<> KernelSide::load_egress(const KernelPort& port, LoadedChain& chain, con
   if (made.object->has_map("chain")) TRY_VOID(made.object->use("chain", chain.array.fd()));
   TRY_VOID(made.object->link(
       egress_link{accounts_.link(), made.block, last ? WEIR_NO_NEXT : place + 1, port.slot.value, port.key, shape_.frags, place},
-      memory(made.memory->fd("state"))));
+      {.accounts = accounts_.memory(), .state = made.memory->fd("state"), .entries = entries_.fd()}));
   const std::string name = name_in(chain, made);
   made.object->set_frags(shape_.frags);
   TRY_VOID(made.object->load(name));
@@ -236,44 +260,70 @@ Result<LoadedChain> KernelSide::load_chain(const KernelPort& port, const std::ve
   chain.generation = generation;
   if (!configs.empty()) chain.array = TRY(BpfMap::create("chain", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, max_egress_chain, 0}));
   for (const EgressConfig& config : configs) {
-    if (!config.object.empty()) TRY_VOID(load_foreign(chain, config));
+    if (!config.object.empty()) TRY_VOID(load_foreign(port, chain, config));
     else TRY_VOID(load_egress(port, chain, config, *registry.egress_module(config.program), &config == &configs.back()));
   }
   TRY_VOID(join(chain));
-  for (u32 place = 0; place < chain.programs.size(); ++place) {
-    if (chain.programs[place].object == nullptr) continue;
-    const int program = program_of(chain, chain.programs[place]);
+  for (u32 place = 0; place < chain.programs.size() && !chain.joined; ++place) {
+    const bool last = chain.last && place + 1 == chain.programs.size();
+    const int program = last ? chain.last.get() : program_of(chain, chain.programs[place]);
     TRY_VOID(chain.array.set(place, &program));
   }
   return chain;
 }
 
-// A foreign program is called by the last of ours: the joined one, too, has that call.
+// Programs that cannot be one call each other: those with functions, or too much together. A foreign one is always within ours, which
+// counts what it drops: without the others then, as the last that they call.
 Result<> KernelSide::join(LoadedChain& chain) {
   std::vector<JoinPart> parts;
-  for (const EgressProgram& program : chain.programs)
-    if (program.foreign.empty()) parts.push_back({*program.object, name_in(chain, program), static_cast<u32>(parts.size()) + 1});
-  if (parts.size() < 2) return {};
-  Result<Fd> joined = join_programs("chain", parts);
-  if (!joined) return joined.error().failure == Failure::unsupported ? Result<>() : std::unexpected(std::move(joined).error());
+  for (const EgressProgram& program : chain.programs) {
+    const bool foreign = program.around != nullptr;
+    parts.push_back({foreign ? *program.around : *program.object, foreign ? "foreign" : name_in(chain, program),
+                     static_cast<u32>(parts.size()) + 1,
+                     foreign ? program.object->instructions(program.name) : std::span<const bpf_insn>()});
+  }
+  const bool foreign = !chain.programs.empty() && chain.programs.back().around != nullptr;
+  if (parts.size() < 2 && !foreign) return {};
+  const auto within = [&](const Error& error) { return fail("program {}: {}", chain.programs.back().name, error.what); };
+  Result<Fd> joined = join_programs("chain", parts, chain.array);
+  if (!joined && joined.error().failure != Failure::unsupported) return foreign ? within(joined.error()) : std::unexpected(joined.error());
+  if (!joined && foreign) {
+    Result<Fd> alone = join_programs("foreign", std::span(parts).last(1), chain.array);
+    if (!alone) return within(alone.error());
+    chain.programs.back().id = program_id(alone->get());
+    chain.last = std::move(*alone);
+  }
+  if (!joined) return {};
   chain.joined = std::move(*joined);
   for (EgressProgram& program : chain.programs) {
-    if (!program.foreign.empty()) continue;
     program.id = program_id(chain.joined.get());
+    if (program.memory) program.memory->settle();
     program.object.reset();
+    program.around.reset();
   }
   return {};
 }
 
 // Its maps are its own, and go with it; how much support of frags it has its section says, and has been checked.
-Result<> KernelSide::load_foreign(LoadedChain& chain, const EgressConfig& config) const {
+Result<> KernelSide::load_foreign(const KernelPort& port, LoadedChain& chain, const EgressConfig& config) const {
+  const u32 place = static_cast<u32>(chain.programs.size());
   EgressProgram made;
+  made.block = port.egress_block + chain.generation % 2 * static_cast<u32>(max_egress_chain) + place;
+  made.around = std::make_unique<BpfObject>(TRY(BpfObject::open("foreign", elf_of<::foreign>())));
+  TRY_VOID(made.around->use("accounts", accounts_.fd()));
+  TRY_VOID(made.around->use("bare_ports", bare_ports_.map().fd()));
+  TRY_VOID(made.around->use("chain", chain.array.fd()));
+  TRY_VOID(
+      made.around->link(egress_link{accounts_.link(), made.block, WEIR_NO_NEXT, port.slot.value, port.key, shape_.frags, place}, memory()));
+  made.around->set_frags(shape_.frags);
+  TRY_VOID(made.around->load("foreign"));
   made.name = config.program;
   made.foreign = TRY(read_file(config.object));
   made.object = std::make_unique<BpfObject>(TRY(BpfObject::open(config.object, made.foreign)));
   TRY_VOID(made.object->load(config.program));
   const int program = made.object->program_fd(config.program);
   made.id = program_id(program);
+  made.host = {&foreign_host(config.program), nullptr, nullptr, 0, nullptr, made.block};
   chain.programs.push_back(std::move(made));
   return {};
 }
@@ -334,7 +384,8 @@ void KernelSide::refill_egress(const KernelPort& port) {
 }
 
 int KernelSide::first_program(const LoadedChain& chain) const noexcept {
-  return chain.joined ? chain.joined.get() : program_of(chain, chain.programs.front());
+  if (chain.joined) return chain.joined.get();
+  return chain.last && chain.programs.size() == 1 ? chain.last.get() : program_of(chain, chain.programs.front());
 }
 
 // A fused chain's programs do not stand on entries.
@@ -422,7 +473,7 @@ Result<> KernelSide::set_group(GroupSlot group, const std::vector<PortSlot>& mem
 }
 
 Result<> KernelSide::prepare_chain_pins(const LoadedChain& chain, PortSlot slot) const {
-  if (chain.array.fd() >= 0) TRY_VOID(pins_.prepare(chain_pin(slot), chain.array.fd()));
+  if (calls(chain)) TRY_VOID(pins_.prepare(chain_pin(slot), chain.array.fd()));
   for (const EgressProgram& program : chain.programs)
     if (program.memory) TRY_VOID(program.memory->prepare_pins());
   return {};
@@ -430,8 +481,8 @@ Result<> KernelSide::prepare_chain_pins(const LoadedChain& chain, PortSlot slot)
 
 Result<> KernelSide::commit_chain_pins(const LoadedChain& chain, const LoadedChain& old, PortSlot slot) {
   std::vector<std::string> names, gone;
-  if (chain.array.fd() >= 0) names.push_back(chain_pin(slot));
-  if (old.array.fd() >= 0) gone.push_back(chain_pin(slot));
+  if (calls(chain)) names.push_back(chain_pin(slot));
+  if (calls(old)) gone.push_back(chain_pin(slot));
   const auto collect = [](const LoadedChain& from, std::vector<std::string>& into) {
     for (const EgressProgram& program : from.programs)
       if (program.memory) std::ranges::copy(program.memory->pin_names(), std::back_inserter(into));
@@ -636,7 +687,7 @@ Result<> KernelSide::prepare_pins(const std::vector<const KernelMemory*>& others
   TRY_VOID(put("far_devices", far_devices_.fd()));
   TRY_VOID(put("slots", slots_.fd()));
   for (std::size_t slot = 0; slot < chains_.size(); ++slot)
-    if (chains_[slot].array.fd() >= 0) TRY_VOID(put(chain_pin(PortSlot{static_cast<u16>(slot)}), chains_[slot].array.fd()));
+    if (calls(chains_[slot])) TRY_VOID(put(chain_pin(PortSlot{static_cast<u16>(slot)}), chains_[slot].array.fd()));
   const auto put_memory = [&](const KernelMemory& memory) {
     for (const std::string& name : memory.pin_names()) kept.push_back(name);
     return memory.prepare_pins();

@@ -25,10 +25,9 @@ namespace weir {
 // object is loaded.
 class KernelMemory final : public StageMemory {
  public:
-  // `pins` gets every map as PREFIX.MAP; an earlier one of the same shape is adopted when `adopt`. The object is not needed any more once
-  // it has been loaded.
+  // `pins` gets every map as PREFIX.MAP; an earlier one of the same shape is adopted when `adopt`.
   KernelMemory(BpfObject& object, const PinFolder& pins, std::string prefix, bool adopt)
-      : object_(object), pins_(pins), prefix_(std::move(prefix)), adopt_(adopt) {}
+      : object_(&object), pins_(pins), prefix_(std::move(prefix)), adopt_(adopt) {}
   // The memory of a map with `count` entries, each at least `entry` bytes.
   Result<u8*> bytes(std::string_view map, std::size_t entry, u32 count) override { return make(map, entry, count, adopt_); }
   // The same, never an earlier run's.
@@ -36,6 +35,8 @@ class KernelMemory final : public StageMemory {
   Result<> prepare_pins() const;
   // A map that is the object's by address alone, enum link_memory: one value of so many bytes.
   Result<u8*> value(std::string_view map, std::size_t size);
+  // The object may go now: no map of it is asked for any more.
+  void settle() noexcept { object_ = nullptr; }
   // Of a map that it has made.
   [[nodiscard]] int fd(std::string_view map) const { return held_.at(pin_of(map)).map.fd(); }
   [[nodiscard]] std::vector<std::string> pin_names() const;
@@ -48,7 +49,7 @@ class KernelMemory final : public StageMemory {
     BpfMap map;
     Mapping memory;
   };
-  BpfObject& object_;
+  BpfObject* object_;  // null: settled
   const PinFolder& pins_;
   std::string prefix_;
   bool adopt_;
@@ -63,8 +64,9 @@ struct EgressProgram {
   u32 block = 0;
   std::unique_ptr<BpfObject> object;  // null: it is part of `joined`
   std::unique_ptr<KernelMemory> memory;
-  u8* settings = nullptr;    // the program's configuration; null: it has none
-  EgressChain::Step host{};  // without a program: a foreign one, which runs in the kernel alone
+  u8* settings = nullptr;             // the program's configuration; null: it has none
+  std::unique_ptr<BpfObject> around;  // of a foreign one: what calls it and counts
+  EgressChain::Step host{};           // of a foreign one, which runs in the kernel alone: its names
 };
 
 // A port's egress chain, loaded for the one of the two places where it runs.
@@ -72,7 +74,8 @@ struct LoadedChain {
   bool fused = false;  // before the redirect, else on the device entry
   std::vector<EgressProgram> programs;
   std::vector<EgressConfig> configs;  // of the same places
-  Fd joined;                          // our programs as one, where there are several and they can be; see join_programs()
+  Fd joined;                          // the programs as one, where there are several and they can be; see join_programs()
+  Fd last;                            // a foreign program within ours, where the others call it
   BpfMap array;                       // what the programs' tail calls go through
   u32 generation = 0;                 // how many chains the port has had before
 };
@@ -213,9 +216,9 @@ class KernelSide {
   Result<> create_maps();
   Result<> trace();
   Result<> share(BpfObject& object) const;
-  [[nodiscard]] LinkMemory memory(int state = -1) const noexcept { return {accounts_.memory(), state, entries_.fd()}; }
+  [[nodiscard]] LinkMemory memory() const noexcept { return {.accounts = accounts_.memory(), .entries = entries_.fd()}; }
   Result<> load_egress(const KernelPort& port, LoadedChain& chain, const EgressConfig& config, const EgressModule& module, bool last) const;
-  Result<> load_foreign(LoadedChain& chain, const EgressConfig& config) const;
+  Result<> load_foreign(const KernelPort& port, LoadedChain& chain, const EgressConfig& config) const;
   static Result<> join(LoadedChain& chain);
   // Returns when every program that ran at the call has come to its end, and the frames that it redirected are with their devices.
   Result<> wait_for_programs() const;

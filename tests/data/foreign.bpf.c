@@ -22,6 +22,8 @@ static __always_inline int sign(struct xdp_md *ctx)
 	__sync_fetch_and_add(count, 1);
 	if (eth->h_proto == __builtin_bswap16(0x1234))
 		return XDP_DROP;
+	if (eth->h_proto == __builtin_bswap16(0x4321))
+		return XDP_ABORTED;
 	eth->h_source[5] = 0xfe;
 	return XDP_PASS;
 }

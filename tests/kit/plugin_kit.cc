@@ -174,7 +174,7 @@ Result<> KernelHalf::load() {
   const int fd = socket_.get();
   TRY_VOID(sockets_.set(0, &fd));
   const stage_link link{.stage = 0, .block = block(), .go = WEIR_GO_STACK, .next = 0, .ports = WEIR_MAX_PORTS, .miss = XDP_DROP};
-  TRY_VOID(object_.link(program_link{accounts_.link(), link, {}}, {accounts_.memory(), -1, entries_.fd()}));
+  TRY_VOID(object_.link(program_link{accounts_.link(), link, {}}, {.accounts = accounts_.memory(), .entries = entries_.fd()}));
   return object_.load(object_.first_program());
 }
 

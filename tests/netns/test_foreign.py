@@ -35,12 +35,31 @@ def test_a_foreign_program_runs_on_the_entry(lab):
     left.send(frame(mac(1), mac(2), b"", 0x1234))
     assert right.hear(10) == [frame("02:00:00:00:00:fe", mac(2), bytes([number])) for number in range(10)]
     now = weir.conserved()
-    assert [(row["program"], row["frames"]) for row in now["egress"]] == [("count", 11), ("signs", 11)]
-    assert weir.drops() == {("port p1", "device_refused"): 1}, "what it drops has a name"
+    assert [(row["program"], row["frames"], row["drop"]) for row in now["egress"]] == [("count", 11, 0), ("signs", 11, 1)]
+    assert weir.drops() == {("egress p1 signs", "dropped"): 1}
     shown = weir.ask("devmap", "list")["ports"][1]
     assert ([each["program"] for each in shown["chain"]], shown["placement"]) == (["count", "signs"], "entry")
-    loaded = json.loads(run("bpftool", "-j", "prog", "show", "id", shown["chain"][1]["id"]).stdout)
-    assert loaded["name"] == "signs"
+    assert shown["chain"][0]["id"] == shown["chain"][1]["id"] == shown["program"]["id"]
+    assert shown["drops"] == {"signs.dropped": 1, "signs.aborted": 0}
+
+
+@pytest.mark.parametrize("mode", ["native", "generic"])
+@pytest.mark.parametrize("chain", ["", '"count", ', '"count", { program = "mac_rewrite", src = "02:00:00:00:00:00", dst = "02:00:00:00:00:77" }, '])
+def test_every_frame_of_it_is_accounted_for(lab, mode, chain):
+    left, right = lab.wires()
+    weir = lab.weir(ports(chain + step()).replace("device", f'mode = "{mode}"\ndevice') + PATCH)
+    fates = {0x0800: 20, 0x1234: 5, 0x4321: 7}  # let go, XDP_DROP, XDP_ABORTED
+    for kind, number in fates.items():
+        for _ in range(number):
+            left.send(frame(mac(1), mac(2), b"", kind))
+    dst = mac(0x77) if "mac_rewrite" in chain else mac(2)
+    assert right.hear(20) == [frame("02:00:00:00:00:fe", dst, b"", 0x0800)] * 20
+    now = weir.conserved()
+    assert {row["frames"] for row in now["egress"]} == {32}
+    assert weir.drops() == {("egress p1 signs", "dropped"): 5, ("egress p1 signs", "aborted"): 7}
+    assert now["ports"][1]["tx_kernel"] == 20
+    weir.ask("egress", "set", "p1")
+    assert weir.drops() == {("egress p1 signs", "dropped"): 5, ("egress p1 signs", "aborted"): 7}, "counters outlive the chain"
 
 
 def test_a_foreign_program_is_set_while_running(lab):

@@ -77,6 +77,9 @@ def play(lab, frames, egress, flags, placement="auto"):
     left, right = lab.wires()
     weir = lab.weir(lab.ports(2).replace('name = "p1"\n', f'name = "p1"\nplacement = "{placement}"\negress = {egress}\n') + PATCH, *flags)
     heard = []
+    if "--user-only" not in flags:
+        chain = weir.ask("devmap", "list")["ports"][1]["chain"]
+        assert len({program["id"] for program in chain}) == 1, "one program in the kernel"
     for start in range(0, len(frames), BATCH):
         for raw in frames[start:start + BATCH]:
             left.send(raw)
@@ -85,12 +88,23 @@ def play(lab, frames, egress, flags, placement="auto"):
     left.send(LAST)
     wait_until(lambda: weir.settled(len(frames) + 1), "the last frame is through")
     now = weir.conserved()
-    # Not by number: the stack that hears them drops a frame that ends right behind a VLAN tag (net/core/skbuff.c, skb_vlan_untag).
     heard += right.hear_up_to(MARK)
+    # The stack that hears them drops a frame that ends right behind a VLAN tag (net/core/skbuff.c, skb_vlan_untag), and no other.
+    lost = now["ports"][1]["tx_kernel"] + now["ports"][1]["tx_user"] - len(heard)
+    assert 0 <= lost <= sum(ends_behind_a_tag(raw) for raw in frames), "every frame that was sent is heard"
     drops = {(drop["where"], drop["reason"]): drop["frames"] for drop in now["drops"]}
     counted = [(program["program"], program["frames"], program["drop"], program["counters"]) for program in now["egress"]]
     weir.stop()
     return heard, drops, counted
+
+
+def ends_behind_a_tag(raw):
+    """Whether so little is behind one of its tags that it may end there, once a chain has taken others off or put one on."""
+    at, cut = 12, False
+    while raw[at:at + 2] in (b"\x81\x00", b"\x88\xa8"):
+        at += 4
+        cut = cut or len(raw) < at + 4
+    return cut or len(raw) < 16
 
 
 def has_right_checksum(raw):

@@ -196,6 +196,8 @@ class KernelBuild final : public Build {
   }
   [[nodiscard]] const Accounts& accounts() const noexcept { return account_; }
   [[nodiscard]] const BpfObject& object() const noexcept { return object_; }
+  [[nodiscard]] const BpfMap& chain() const noexcept { return chain_; }
+  [[nodiscard]] bool whole() const noexcept { return accounts_.memory() >= 0; }
   [[nodiscard]] u8* config() const noexcept { return config_memory_.data(); }
 
  private:
@@ -208,6 +210,8 @@ class KernelBuild final : public Build {
     state_ = TRY(BpfMap::create("state", {BPF_MAP_TYPE_ARRAY, 4, stride * (EGRESS_FIRST_ROW + rows), 1, BPF_F_MMAPABLE}));
     state_memory_ = TRY(state_.map_memory());
     TRY_VOID(object_.use("accounts", accounts_.fd()));
+    chain_ = TRY(BpfMap::create("chain", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, 8, 0}));
+    TRY_VOID(object_.use("chain", chain_.fd()));
     if (object_.has_map("notes")) {
       ring_ = TRY(BpfMap::create("notes", {BPF_MAP_TYPE_RINGBUF, 0, 0, NOTE_RING_BYTES, 0}));
       TRY_VOID(object_.use("notes", ring_.fd()));
@@ -227,7 +231,7 @@ class KernelBuild final : public Build {
       TRY_VOID(object_.use(".data.shared", shared_.fd()));
     }
     const egress_link link{.accounts = accounts_.link(), .block = 0, .next = next, .port = 3, .place = 2};
-    TRY_VOID(object_.link(link, {accounts_.memory(), state_.fd(), -1}));
+    TRY_VOID(object_.link(link, {.accounts = accounts_.memory(), .state = state_.fd()}));
     return object_.load(program_.name + std::string("_test"));
   }
   u8* shared() { return program_.shared_size != nullptr ? shared_memory_.data() + WEIR_FRAME_NOTES : nullptr; }
@@ -240,7 +244,7 @@ class KernelBuild final : public Build {
 
   BpfObject object_;
   AccountsMap accounts_;
-  BpfMap state_, config_, shared_, ring_;
+  BpfMap state_, config_, shared_, ring_, chain_;
   Mapping state_memory_, config_memory_, shared_memory_;
   Accounts account_{Mapping(), 0, 0, 0};
 };
@@ -1177,17 +1181,18 @@ TEST(KernelEgressBuilds, count_also_where_the_accounts_are_too_large_for_one_val
   if (const std::string why = no_kernel(); !why.empty()) GTEST_SKIP() << why;
   auto counting = KernelBuild::load(Configured("count", ""), 0);
   ASSERT_TRUE(counting) << counting.error().what;
+  ASSERT_FALSE((*counting)->whole());
   EXPECT_EQ((*counting)->run(ethernet(1, 2).pad(60)).verdict, EGRESS_TRANSMIT);
   EXPECT_EQ((*counting)->accounts().kernel(0).verdict[WEIR_NEXT], 1u);
 }
 
-TEST(Join, goes_on_in_the_next_program) {
+TEST(KernelJoin, goes_on_in_the_next_program) {
   if (const std::string why = no_kernel(); !why.empty()) GTEST_SKIP() << why;
   auto ttl = KernelBuild::load(Configured("ttl", ""), AccountsMap::largest_value, 1);
   auto rewrite = KernelBuild::load(Configured("mac_rewrite", addresses(5, 6)));
   ASSERT_TRUE(ttl && rewrite);
   const JoinPart parts[] = {{(*ttl)->object(), "ttl_test", 1}, {(*rewrite)->object(), "mac_rewrite_test"}};
-  const Result<Fd> joined = join_programs("both", parts);
+  const Result<Fd> joined = join_programs("both", parts, (*ttl)->chain());
   ASSERT_TRUE(joined) << joined.error().what;
   EXPECT_EQ(program_name(program_id(joined->get())), "both");
   const auto run = [&](const Packet& bytes) {
@@ -1205,23 +1210,66 @@ TEST(Join, goes_on_in_the_next_program) {
   EXPECT_EQ((*rewrite)->accounts().kernel(0).verdict[WEIR_NEXT], 1u) << "what the first drops the second does not see";
 }
 
-TEST(Join, leaves_programs_with_functions_of_their_own_to_calls) {
+TEST(KernelJoin, leaves_programs_with_functions_of_their_own_to_calls) {
   if (const std::string why = no_kernel(); !why.empty()) GTEST_SKIP() << why;
   Result<BpfObject> called = BpfObject::open("called", WEIR_KERNEL_HALF(::called)());
   ASSERT_TRUE(called);
   ASSERT_TRUE(called->load("alone"));
   const JoinPart parts[] = {{*called, "alone", 1}, {*called, "alone"}};
-  const Result<Fd> joined = join_programs("both", parts);
+  const Result<Fd> joined = join_programs("both", parts, {});
   ASSERT_FALSE(joined);
   EXPECT_EQ(joined.error().failure, Failure::unsupported);
   EXPECT_EQ(joined.error().what, "alone has functions of its own");
 }
 
-TEST(Link, refuses_a_placeholder_that_the_loader_does_not_find) {
+TEST(KernelJoin, leaves_programs_that_call_by_another_array_to_calls) {
+  if (const std::string why = no_kernel(); !why.empty()) GTEST_SKIP() << why;
+  auto ttl = KernelBuild::load(Configured("ttl", ""), AccountsMap::largest_value, 1);
+  auto other = KernelBuild::load(Configured("ttl", ""));
+  ASSERT_TRUE(ttl && other);
+  const JoinPart parts[] = {{(*ttl)->object(), "ttl_test", 1}, {(*other)->object(), "ttl_test"}};
+  const Result<Fd> joined = join_programs("both", parts, (*other)->chain());
+  ASSERT_FALSE(joined);
+  EXPECT_EQ(joined.error().failure, Failure::unsupported);
+}
+
+TEST(KernelJoin, puts_a_program_in_the_place_of_the_function_of_the_last_part) {
+  if (const std::string why = no_kernel(); !why.empty()) GTEST_SKIP() << why;
+  Result<BpfObject> called = BpfObject::open("called", WEIR_KERNEL_HALF(::called)()), itself = called->again();
+  ASSERT_TRUE(called && itself);
+  ASSERT_TRUE(called->load("alone"));
+  ASSERT_TRUE(itself->load("drops"));
+  const JoinPart part{*called, "alone", 0, itself->instructions("drops")};
+  const Result<Fd> joined = join_programs("around", {&part, 1}, {});
+  ASSERT_TRUE(joined) << joined.error().what;
+  Packet in(60), out(4096);
+  LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = in.data(), .data_out = out.data(), .data_size_in = static_cast<u32>(in.size()),
+              .data_size_out = static_cast<u32>(out.size()));
+  ASSERT_EQ(::bpf_prog_test_run_opts(joined->get(), &options), 0);
+  EXPECT_EQ(options.retval, u32{XDP_DROP}) << "`alone` lets 60 bytes go, and `drops` in its place drops them";
+}
+
+TEST(KernelLink, refuses_constants_of_another_kind_of_program) {
   if (const std::string why = no_kernel(); !why.empty()) GTEST_SKIP() << why;
   Result<BpfObject> called = BpfObject::open("called", WEIR_KERNEL_HALF(::called)());
   ASSERT_TRUE(called);
-  ASSERT_TRUE(called->link(egress_link{}, {-1, -1, -1}));
+  const Result<> linked = called->link(egress_link{}, {});
+  ASSERT_FALSE(linked);
+  EXPECT_EQ(linked.error().what,
+            "called: program mistaken asks for a constant of another kind of program: include only what is for its own kind");
+}
+
+TEST(Cpus, are_counted_by_the_highest_number_of_the_list) {
+  for (const auto& [list, cpus] : {std::pair("0\n", 0u), std::pair("0", 1u), std::pair("0-3", 4u), std::pair("0-3,8-11", 12u),
+                                   std::pair("0,2", 3u), std::pair("", 0u), std::pair("0-", 0u), std::pair("4294967295", 0u)})
+    EXPECT_EQ(cpus_in(list), cpus) << list;
+}
+
+TEST(KernelLink, refuses_a_placeholder_that_the_loader_does_not_find) {
+  if (const std::string why = no_kernel(); !why.empty()) GTEST_SKIP() << why;
+  Result<BpfObject> called = BpfObject::open("called", WEIR_KERNEL_HALF(::called)());
+  ASSERT_TRUE(called);
+  ASSERT_TRUE(called->link(program_link{}, {}));
   const Result<> loaded = called->load("asks");
   ASSERT_FALSE(loaded);
   EXPECT_EQ(loaded.error().what,

@@ -92,6 +92,9 @@ def test_a_broadcast_reaches_all_others_through_their_egress_chains(lab, running
         for wire in wires[1:]:
             assert wire.hear_of(frame("02:00:00:00:0f:01", BROADCAST, bytes([number])), PATIENCE_S)
     now = running.stats()
+    if not running.user_only:
+        for entry in running.ask("devmap", "list")["ports"]:
+            assert len(entry["chain"]) > 1 and len({program["id"] for program in entry["chain"]}) == 1, "a chain is one program"
     if running.user_only or running.mode == "generic":
         assert total(now, "flood") == 0 and total(now, "user.flood") >= 3, "generic mode's clones share the bytes that a chain may write"
     else:
