@@ -139,7 +139,7 @@ class Flood:
         self.files = [folder / name for name in ("sent", "expected", "second")]
         for file, raw in zip(self.files, (bench.udp_frame(60), expected, second)):
             file.write_bytes(raw)
-        lab.wires()
+        self.wires = lab.wires()
         self.sinks = [host.start(BUILD / "bench" / "reference", "sink", "eth0", *self.files[1:], stdin=subprocess.PIPE) for host in lab.hosts[1:]]
         for sink in self.sinks:
             wait_until(lambda sink=sink: sink.text() == "ready\n", "the sink is there")
@@ -179,6 +179,15 @@ def flood_of(tmp_path):
         flood.close()
 
 
+def refused_by(now, *numbers):
+    """What a veth's ring of 256 had no room for, of frames for these ports: when others want the CPU, a flood is faster than who empties it.
+    Every other drop is one too many."""
+    drops = {(drop["where"], drop["reason"]): drop["frames"] for drop in now["drops"] if drop["frames"]}
+    refused = [drops.pop((f"port p{number}", "device_refused"), 0) for number in numbers]
+    assert not drops
+    return refused
+
+
 def words(chain):
     return [program if isinstance(program, str) else bench.inline(program) for program in chain]
 
@@ -196,9 +205,10 @@ def test_chains_are_replaced_under_a_flood(lab, flood_of, placement):
     flood.stop()
     now = weir.conserved()
     one, other, neither = flood.seen()
-    print(f"{CHANGES} changes; {one} frames through the one chain, {other} through the other")
+    refused, = refused_by(now, 1)
+    print(f"{CHANGES} changes; {one} frames through the one chain, {other} through the other; {refused} refused by a full ring")
     assert neither == 0, "no frame saw a part of a chain, or none"
-    assert (one + other, now["account"]["drop"]) == (now["ports"][0]["rx"], 0), now["drops"]
+    assert one + other + refused == now["ports"][0]["rx"], "no frame is lost"
     assert min(one, other) > 1000
 
 
@@ -215,7 +225,8 @@ def test_a_chain_comes_and_goes_under_a_flood(lab, flood_of, placement):
     flood.stop()
     now = weir.conserved()
     without, through, neither = flood.seen()
-    assert (neither, without + through, now["account"]["drop"]) == (0, now["ports"][0]["rx"], 0), now["drops"]
+    refused, = refused_by(now, 1)
+    assert (neither, without + through + refused) == (0, now["ports"][0]["rx"])
     assert min(without, through) > 1000
 
 
@@ -226,15 +237,18 @@ def test_members_join_and_leave_under_a_flood(make_lab, flood_of):
     flood = flood_of(lab, sent, bytes(60))
     flood.files[0].write_bytes(sent)
     weir = lab.weir(lab.ports(4, egress='["count"]') + FLOODS)
+    flood.wires[0].send(sent)  # its station is learned before there are more frames than user space can take
+    wait_until(lambda: weir.settled(1), "the first frame is through")
     flood.start()
     for number in range(CHANGES // 2):
         weir.ask("devmap", "group", ["leave", "join"][number % 2], "all", "p3")
     flood.stop()
     now = weir.conserved()
     rx = now["ports"][0]["rx"]
-    assert [flood.seen(number)[0] for number in range(2)] == [rx, rx], "those that stay get every frame"
+    refused = refused_by(now, 1, 2, 3)
+    assert [flood.seen(number)[0] + refused[number] for number in range(2)] == [rx, rx], "those that stay get every frame"
     assert 0 < flood.seen(2)[0] < rx
-    assert (flood.seen(2)[0], now["account"]["drop"]) == (now["ports"][3]["tx_kernel"] + now["ports"][3]["tx_user"], 0)
+    assert flood.seen(2)[0] == now["ports"][3]["tx_kernel"] + now["ports"][3]["tx_user"]
 
 
 @BOTH
