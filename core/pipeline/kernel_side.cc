@@ -22,6 +22,13 @@ namespace weir {
 namespace {
 
 constexpr u32 single_buffer = 3408;  // bytes: a page without headroom and what a driver keeps behind a frame (struct skb_shared_info)
+// Odd, so never 0; and nothing that a program's placeholder could be.
+u64 draw_mark() {
+  for (std::random_device dice;;)
+    if (const u64 mark = (u64{dice()} << 32 | dice()) | 1; mark >> 32 != LINK_PLACEHOLDER >> 32 && mark >> 32 != LINK_MEMORY >> 32)
+      return mark;
+}
+
 constexpr std::array tracing = {"devmap_xmit", "redirect_err", "exception"};
 
 template <typename Skeleton>
@@ -127,8 +134,7 @@ group_targets targets_of(std::span<const PortSlot> reachable, u32 longest) noexc
   return targets;
 }
 
-KernelSide::KernelSide(PinFolder pins, const Shape& shape)
-    : pins_(std::move(pins)), shape_(shape), mark_((u64{std::random_device()()} << 32 | std::random_device()()) | 1) {}
+KernelSide::KernelSide(PinFolder pins, const Shape& shape) : pins_(std::move(pins)), shape_(shape), mark_(draw_mark()) {}
 
 Result<std::unique_ptr<KernelSide>> KernelSide::create(PinFolder pins, const Shape& shape) {
   std::unique_ptr<KernelSide> side(new KernelSide(std::move(pins), shape));

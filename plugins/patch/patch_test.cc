@@ -84,4 +84,24 @@ TEST(KernelPatch, DecidesAsTheUserHalf) {
     }
 }
 
+TEST(KernelPatch, KnowsEveryPortByItsOwnBit) {
+  if (const std::string why = no_kernel(); !why.empty()) GTEST_SKIP() << why;
+  std::vector<std::string> names;
+  for (u32 port = 0; port < WEIR_MAX_PORTS; ++port) names.push_back(fmt::format("p{}", port));
+  FakeContext context(names);
+  auto kernel = KernelHalf::open(weir_plugin, context);
+  ASSERT_TRUE(kernel) << kernel.error().what;
+  UserHalf patch = patched(R"(pairs = [["p0", "p63"], ["p1", "p32"], ["p2", "p31"]])", context, (*kernel)->memory());
+  ASSERT_TRUE((*kernel)->load());
+  for (const auto& [from, to] : {std::pair(0u, 63u), std::pair(1u, 32u), std::pair(2u, 31u)}) {
+    const u64 bit = 1ull << to;
+    const auto out = [&](const port_entries& bits) { return *(*kernel)->run_without_entries(from, anything, bits); };
+    EXPECT_EQ(out({}).what, WEIR_PUNT) << to << ": user space can send there";
+    EXPECT_EQ(out({.fused = 0, .deleted = bit}), (Verdict{WEIR_DROP, WEIR_DROP_NO_ENTRY})) << to;
+    EXPECT_EQ(out({.fused = 0, .deleted = ~bit}).what, WEIR_PUNT) << to << ": others are deleted";
+    EXPECT_EQ(out({.fused = bit, .deleted = bit}), (Verdict{WEIR_DROP, WEIR_DROP_NO_ENTRY})) << to << ": its chain has gone";
+    EXPECT_EQ((*kernel)->run(from, anything)->verdict, redirect(to));
+  }
+}
+
 }  // namespace

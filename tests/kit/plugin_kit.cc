@@ -275,6 +275,17 @@ Result<Outcome> KernelHalf::run(u32 port, const Packet& bytes) {
   return outcome;
 }
 
+Result<Verdict> KernelHalf::run_without_entries(u32 port, const Packet& bytes, const port_entries& bits) {
+  TRY_VOID(enter_by(port));
+  TRY_VOID(only_port(WEIR_MAX_PORTS));
+  TRY_VOID(entries_.set(0, &bits));
+  Packet out;
+  const Result<Verdict> verdict = run_once(port, bytes, out);
+  TRY_VOID(only_port(std::nullopt));
+  TRY_VOID(entries_.set(0, std::array<port_entries, 1>{}.data()));
+  return verdict;
+}
+
 u64 KernelHalf::counter(std::string_view name) const { return counter_of(plugin_, sum(block()), name); }
 
 }  // namespace weir::kit

@@ -117,6 +117,9 @@ class KernelHalf {
 
   [[nodiscard]] u64 counter(std::string_view name) const;
 
+  // The same while no port has a device entry; what is known of the ports is `bits`.
+  Result<Verdict> run_without_entries(u32 port, const Packet& bytes, const port_entries& bits);
+
  private:
   class Memory final : public StageMemory {
    public:
