@@ -327,7 +327,8 @@ int main(int words, char** word) {
   const u32 repeat = words > 2 ? static_cast<u32>(std::strtoul(word[1], nullptr, 10)) : 0;
   const u32 passes = words > 2 ? static_cast<u32>(std::strtoul(word[2], nullptr, 10)) : 0;
   if (!check && (repeat == 0 || passes == 0 || words > 4 || (words == 4 && !reverse))) return usage();
-  if (const std::string program = forgotten(); !program.empty()) return complain("no keys for the egress program " + program);
+  if (const std::string program = forgotten(); !program.empty())
+    return complain(fmt::format("no keys for the egress program {}: give it a row of `uses` in bench/egress.cc", program));
   auto all = load_all();
   if (!all) return complain(all.error().what);
   if (check) {

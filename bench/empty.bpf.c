@@ -8,8 +8,5 @@ EGRESS_KEYS(empty)
 
 EGRESS(empty, "let every frame go", struct egress_none, struct egress_none)
 {
-	(void)frame;
-	(void)config;
-	(void)st;
 	return EGRESS_TRANSMIT;
 }

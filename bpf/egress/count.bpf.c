@@ -31,7 +31,6 @@ EGRESS(count, "count frames and bytes by L3 and L4 protocol", struct egress_none
 {
 	struct headers_ethernet *eth = egress_header(frame, 0, sizeof(*eth));
 
-	(void)config;
 	st->bytes += egress_length(frame);
 	if (!eth) {
 		st->frames[COUNT_OTHER]++;

@@ -28,7 +28,6 @@ EGRESS(encap_ipip, "put an outer IP header in front of IP packets", struct encap
 	__u16 last;
 	__u8 *at;
 
-	(void)st;
 	if (l3.at && l3.type != NET16(ETH_P_IP) && l3.type != NET16(ETH_P_IPV6))
 		return egress_drop(ENCAP_IPIP_NOT_IP);
 	if (!inner.length)

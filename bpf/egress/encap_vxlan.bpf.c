@@ -105,7 +105,6 @@ EGRESS(encap_vxlan, "carry frames in VXLAN", struct encap_vxlan_config, struct e
 	struct vxlan_headers *vxlan;
 	struct headers_ethernet *eth;
 
-	(void)st;
 	if (!egress_header(frame, 0, sizeof(*eth)))
 		return egress_drop(ENCAP_VXLAN_TRUNCATED);
 	if (length + encap_size(&config->ends) > config->ends.mtu)

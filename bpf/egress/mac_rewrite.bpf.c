@@ -20,7 +20,6 @@ EGRESS(mac_rewrite, "set the source and the destination address", struct mac_rew
 {
 	struct headers_ethernet *eth = egress_header(frame, 0, sizeof(*eth));
 
-	(void)st;
 	if (!eth)
 		return egress_drop(MAC_REWRITE_TRUNCATED);
 	if (config->set_src)

@@ -24,7 +24,6 @@ EGRESS(ttl, "decrement TTL or hop limit", struct egress_none, struct ttl_state)
 	headers_ipv6 *ip6;
 	headers_ipv4 *ip;
 
-	(void)config;
 	if (!l3.at)
 		return egress_drop(TTL_TRUNCATED);
 	if (l3.type == NET16(ETH_P_IP)) {

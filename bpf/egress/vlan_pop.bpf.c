@@ -21,7 +21,6 @@ EGRESS(vlan_pop, "take the VLAN tag in front off", struct egress_none, struct vl
 	struct headers_ethernet *eth = egress_header(frame, 0, sizeof(*eth));
 	__u8 *front;
 
-	(void)config;
 	if (!eth)
 		return egress_drop(VLAN_POP_TRUNCATED);
 	if (!headers_is_tag(eth->type)) {

@@ -32,7 +32,6 @@ EGRESS(vlan_push, "put a VLAN tag in front", struct vlan_push_config, struct egr
 	} *front;
 	__u32 pcp = config->has_pcp ? config->pcp : 0;
 
-	(void)st;
 	if (!eth)
 		return egress_drop(VLAN_PUSH_TRUNCATED);
 	if (!config->has_pcp && headers_is_tag(eth->type)) {

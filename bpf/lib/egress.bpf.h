@@ -2,10 +2,11 @@
 /* egress: all that an egress program includes. One body; its shells for the device entry, for the place before the redirect and for test
  * runs, and the host build come with it. Write, in this order:
  *   EGRESS_DROPS(name, "reason", …)      EGRESS_COUNTERS(name, "counter", …)      EGRESS_KEYS(name, { … }, …)
+ *     all three, as EGRESS_DROPS(name) where there is none
  *   EGRESS_PREPARE(name, struct config) { … return NULL; }, where the keys are not yet what the body reads
  *   EGRESS_SHARED(name, struct), what all CPUs and workers write together, by atomic builtins on __u64; name_shared(frame) points to it
  *   EGRESS_NOT_BEHIND(name, { .program = "other", .why = "…" }, …), where there is an order that makes no sense
- *   EGRESS(name, "sentence", struct config, struct state) { … return EGRESS_TRANSMIT; } */
+ *   EGRESS(name, "sentence", struct config, struct state) { … return EGRESS_TRANSMIT; }, where struct egress_none has no keys or no state */
 #pragma once
 
 #include <linux/types.h>
@@ -13,6 +14,11 @@
 #include "bpf/abi/egress.h"
 
 static inline __attribute__((always_inline)) __u32 egress_drop(__u32 reason) { return EGRESS_DROP(reason); }
+
+/* Of a body, which need not use them. */
+#define EGRESS_PARAMETERS(config_type, state_type)                                                                 \
+	struct egress_frame *frame __attribute__((unused)), const config_type *config __attribute__((unused)),     \
+		state_type *st __attribute__((unused))
 
 #ifdef __bpf__
 
@@ -157,7 +163,7 @@ static __always_inline int egress_close(struct xdp_md *ctx, struct account *row,
 	SEC("xdp") int name##_fused(struct xdp_md *ctx) { return name##_run(ctx, EGRESS_FUSED); }                    \
 	SEC("xdp") int name##_test(struct xdp_md *ctx) { return name##_run(ctx, EGRESS_TEST); }                      \
 	char licence[] SEC("license") = "Dual BSD/GPL";                                                            \
-	static __always_inline __u32 name##_body(struct egress_frame *frame, const config_type *config, state_type *st)
+	static __always_inline __u32 name##_body(EGRESS_PARAMETERS(config_type, state_type))
 
 #else /* host */
 
@@ -277,6 +283,6 @@ static inline int egress_shrink(struct egress_frame *frame, __u32 bytes)
 		.config_size = sizeof(config_type),                                                                \
 		.state_size = sizeof(state_type),                                                                  \
 	};                                                                                                         \
-	static inline __u32 program##_body(struct egress_frame *frame, const config_type *config, state_type *st)
+	static inline __u32 program##_body(EGRESS_PARAMETERS(config_type, state_type))
 
 #endif
