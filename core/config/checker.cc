@@ -67,12 +67,6 @@ std::optional<Address> address_of(const std::string& text) {
   return address;
 }
 
-std::string text_of(const Address& address) {
-  std::array<char, INET6_ADDRSTRLEN> text{};
-  ::inet_ntop(address.version == 4 ? AF_INET : AF_INET6, address.bytes.data(), text.data(), text.size());
-  return text.data();
-}
-
 // The address with zeroes behind its first `length` bits.
 Address network_of(Address address, u32 length) {
   for (u32 i = 0; i < address.bytes.size(); ++i)
@@ -124,6 +118,12 @@ std::string quoted(std::string_view text) {
   return '"' + one_line(quoted) + '"';
 }
 
+bool is_plain(std::string_view text) {
+  return !text.empty() && std::ranges::all_of(text, [](unsigned char c) {
+    return std::isalnum(c) || std::string_view("_-.:/+@%~").contains(static_cast<char>(c));
+  });
+}
+
 std::string listed(const std::vector<std::string>& names) { return names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", ")); }
 
 std::vector<std::string> keys_of(const toml::table& table) {
@@ -137,10 +137,10 @@ void Checker::note(Position at, std::string path, const std::string& what) {
 }
 
 void Checker::note_unknown(Position at, std::string path, const std::string& what, const std::string& name,
-                           const std::vector<std::string>& known) {
+                           const std::vector<std::string>& known, const char* besides) {
   note(at, std::move(path),
-       fmt::format("{} {} does not exist{}; {}", what, quoted(name), did_you_mean(name, known),
-                   known.empty() ? "there is none" : "there are: " + listed(known)));
+       fmt::format("{} {} does not exist{}; {}{}", what, quoted(name), did_you_mean(name, known),
+                   known.empty() ? "there is none" : "there are: " + listed(known), besides));
 }
 
 void Checker::refuse(const toml::node& from, const std::string& path, const std::string& wanted) {

@@ -38,8 +38,9 @@ class Checker {
   void note(Position at, std::string path, const std::string& what);
   // Notes that the value of `from` is not what is wanted.
   void refuse(const toml::node& from, const std::string& path, const std::string& wanted);
-  // Notes that `name` is none of `known`, and which ones there are.
-  void note_unknown(Position at, std::string path, const std::string& what, const std::string& name, const std::vector<std::string>& known);
+  // Notes that `name` is none of `known`, which ones there are, and what else is to be said.
+  void note_unknown(Position at, std::string path, const std::string& what, const std::string& name, const std::vector<std::string>& known,
+                    const char* besides = "");
 
   [[nodiscard]] bool clean() const noexcept { return problems_.empty(); }
   [[nodiscard]] std::size_t noted() const noexcept { return problems_.size(); }
@@ -72,6 +73,8 @@ Position position_of(const toml::node& node) noexcept;
 std::string one_line(std::string_view text);
 // In double quotes, and on one line.
 std::string quoted(std::string_view text);
+// Whether it needs no quotes in a command: letters, digits and what stands in addresses and names of files.
+bool is_plain(std::string_view text);
 std::string listed(const std::vector<std::string>& names);
 std::vector<std::string> keys_of(const toml::table& table);
 

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 #include <map>
+#include <span>
 
 #include "bpf/abi/link.h"
 #include "core/base/fd.hh"
@@ -146,11 +147,13 @@ class Reader {
   std::map<std::string, Position> port_names_, group_names_, pipeline_names_;
   std::map<std::string, Device> devices_;  // by name
   std::size_t stage_count_ = 0;
+  bool of_command_ = false;
   static inline const toml::table none_;
 };
 
 std::expected<std::vector<EgressConfig>, Problems> Reader::chain(const std::string& folder, bool frags) && {
   PortConfig port;
+  of_command_ = true;
   config_.file = folder.empty() ? "" : folder + "/";
   config_.frags = frags;
   egress(*root_.get("egress"), "egress", port);
@@ -358,6 +361,10 @@ void Reader::egress(const toml::node& given, const std::string& path, PortConfig
 void Reader::egress_step(const toml::node& given, const std::string& path, PortConfig& port) {
   const toml::table& table = given.is_table() ? *given.as_table() : none_;
   const toml::node* named = given.is_string() ? &given : table.get("program");
+  if (given.is_table() && named == nullptr) {
+    check_.note(position_of(given), path + ".program", "is missing");
+    return;
+  }
   if (named == nullptr || !named->is_string()) {
     check_.refuse(named != nullptr ? *named : given, path, "the name of an egress program, or a table with the key program");
     return;
@@ -370,7 +377,8 @@ void Reader::egress_step(const toml::node& given, const std::string& path, PortC
   }
   const Schema* schema = catalog_.egress(program);
   if (schema == nullptr) {
-    check_.note_unknown(at, path, "egress program", program, catalog_.egress_programs());
+    check_.note_unknown(at, path, "egress program", program, catalog_.egress_programs(),
+                        of_command_ ? "; the instance has loaded its modules at its start: a newer one takes a new start" : "");
     return;
   }
   const std::size_t problems = check_.noted();
@@ -472,21 +480,88 @@ std::expected<Config, Problems> parse_config(std::string_view text, const std::s
   return std::unexpected(Problems{{file, {at.line, at.column}, "", fmt::format("not TOML: {}", one_line(parsed.error().description()))}});
 }
 
+namespace {
+
+// The parts between the commas that are in no quotes, brackets or braces.
+std::vector<std::string_view> parts_of(std::string_view word) {
+  std::vector<std::string_view> parts;
+  std::size_t start = 0;
+  int depth = 0;
+  char quote = 0;
+  for (std::size_t at = 0; at < word.size(); ++at) {
+    const char c = word[at];
+    if (quote != 0) {
+      if (c == '\\' && quote == '"') ++at;
+      else if (c == quote) quote = 0;
+    } else if (c == '"' || c == '\'') {
+      quote = c;
+    } else if (c == '[' || c == '{') {
+      ++depth;
+    } else if (c == ']' || c == '}') {
+      --depth;
+    } else if (c == ',' && depth == 0) {
+      parts.push_back(word.substr(start, at - start));
+      start = at + 1;
+    }
+  }
+  parts.push_back(word.substr(start));
+  return parts;
+}
+
+// Whether a key's value is a string in TOML. So is that of a key that nobody knows, so that its name is what is complained of.
+bool is_text(const Schema* schema, std::string_view name, std::string_view value) {
+  const bool number = std::ranges::all_of(value, [](unsigned char c) { return std::isdigit(c); });
+  const auto key = schema != nullptr ? std::ranges::find(*schema, name, &Key::name) : Schema::const_iterator();
+  if (schema == nullptr || key == schema->end()) return true;
+  switch (key->type) {
+    case Key::Type::range:
+    case Key::Type::protocol:
+      return !number;
+    case Key::Type::boolean:
+    case Key::Type::integer:
+    case Key::Type::list:
+    case Key::Type::table:
+      return false;
+    default:
+      return true;
+  }
+}
+
+// NAME,KEY=VALUE,… as the table that it stands for.
+std::string table_of(const std::string& word, const Catalog& catalog) {
+  const std::vector<std::string_view> parts = parts_of(word);
+  const Schema* schema = catalog.egress(std::string(parts.front()));
+  std::string text = fmt::format("{{ program = {}", quoted(parts.front()));
+  for (const std::string_view part : std::span(parts).subspan(1)) {
+    const std::size_t sign = part.find('=');
+    const auto key = sign == std::string_view::npos ? std::string_view() : part.substr(0, sign), value = part.substr(key.size());
+    const std::string_view bare = key.empty() ? std::string_view() : value.substr(1);
+    const bool plain = is_plain(bare) && is_text(schema, key, bare);
+    text += plain ? fmt::format(", {}={}", key, quoted(bare)) : fmt::format(", {}", part);
+  }
+  return text + " }";
+}
+
+}  // namespace
+
+std::string keys_given(const EgressConfig& step) {
+  if (step.object.empty()) return step.keys.given();
+  return "object=" + (is_plain(step.object) ? step.object : quoted(step.object));
+}
+
 std::expected<std::vector<EgressConfig>, Problems> parse_egress(const std::vector<std::string>& words, const std::string& folder,
                                                                 bool frags, const Catalog& catalog) {
   toml::array steps;
   for (const std::string& word : words) {
-    std::string text = word;
-    if (const std::size_t comma = word.find(','); !word.starts_with('{'))
-      text = fmt::format("{{ program = \"{}\"{} }}", word.substr(0, comma), comma == std::string::npos ? "" : word.substr(comma));
-    const toml::parse_result parsed = toml::parse(std::string_view("step = " + text), std::string_view());
+    const std::string text = word.starts_with('{') ? word : table_of(word, catalog);
+    toml::parse_result parsed = toml::parse(std::string_view("step = " + text), std::string_view());
     if (!parsed)
       return std::unexpected(Problems{
           {"",
            {},
            fmt::format("egress[{}]", steps.size()),
            fmt::format("{} is neither NAME, NAME,KEY=VALUE nor a table: {}", quoted(word), one_line(parsed.error().description()))}});
-    steps.push_back(*parsed.table().get("step"));
+    steps.push_back(std::move(*parsed.table().get("step")));  // a copy would have no positions, which tell what was given
   }
   toml::table root;
   root.insert("egress", std::move(steps));

@@ -97,9 +97,11 @@ constexpr std::size_t max_egress_chain = 8;
 std::expected<Config, Problems> load_config(const std::string& file, const Catalog& catalog);
 // The same from text; `file` is only for messages.
 std::expected<Config, Problems> parse_config(std::string_view text, const std::string& file, const Catalog& catalog);
-// An egress chain from the words of a command: each "NAME", "NAME,KEY=VALUE,…" or a table as in the file, "{ program = …, … }". Objects are
-// looked for in `folder`.
+// An egress chain from the words of a command: each "NAME", "NAME,KEY=VALUE,…" or a table as in the file, "{ program = …, … }". In the
+// second form a string of letters, digits and _-.:/+@%~ needs no quotes. Objects are looked for in `folder`.
 std::expected<std::vector<EgressConfig>, Problems> parse_egress(const std::vector<std::string>& words, const std::string& folder,
                                                                 bool frags, const Catalog& catalog);
+// What stands behind the name in the second form of it: "KEY=VALUE,…". Only what was given; empty: nothing.
+std::string keys_given(const EgressConfig& step);
 
 }  // namespace weir

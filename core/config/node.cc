@@ -2,9 +2,10 @@
 // node: read a checked table.
 #include "core/config/node.hh"
 
+#include <arpa/inet.h>
 #include <fmt/ranges.h>
 
-#include "core/config/config.hh"
+#include "core/config/checker.hh"
 
 namespace weir {
 namespace {
@@ -50,7 +51,62 @@ struct Writer {
   }
 };
 
+// As TOML, but for strings at the top, which need no quotes there.
+struct Giver {
+  std::string text;
+  bool top = true;
+  void string(const std::string& value) { text += top && is_plain(value) ? value : quoted(value); }
+  void operator()(bool value) { text += value ? "true" : "false"; }
+  void operator()(i64 value) { text += std::to_string(value); }
+  void operator()(const std::string& value) { string(value); }
+  void operator()(const Mac& value) { string(fmt::format("{:02x}", fmt::join(value, ":"))); }
+  void operator()(const Address& value) { string(text_of(value)); }
+  void operator()(const Prefix& value) { string(fmt::format("{}/{}", text_of(value.address), value.length)); }
+  void operator()(const Range& value) {
+    if (value.first == value.last) (*this)(value.first);
+    else string(fmt::format("{}-{}", value.first, value.last));
+  }
+  void operator()(const std::vector<ConfigValue>& values) { enclosed("[", values, "]"); }
+  void operator()(const ConfigTable& table) { enclosed("{", table, "}"); }
+  void element(const ConfigValue& value) { std::visit(*this, value.value); }
+  void element(const ConfigEntry& entry) {
+    text += entry.key + "=";
+    element(entry.value);
+  }
+  static bool given(const ConfigValue& value) { return value.at.line != 0; }
+  static bool given(const ConfigEntry& entry) { return given(entry.value); }
+  template <typename Elements>
+  void all(const Elements& elements) {
+    bool first = true;
+    for (const auto& each : elements) {
+      if (!given(each)) continue;
+      if (!std::exchange(first, false)) text += ",";
+      element(each);
+    }
+  }
+  template <typename Elements>
+  void enclosed(const char* open, const Elements& elements, const char* close) {
+    const bool before = std::exchange(top, false);
+    text += open;
+    all(elements);
+    text += close;
+    top = before;
+  }
+};
+
 }  // namespace
+
+std::string text_of(const Address& address) {
+  std::array<char, INET6_ADDRSTRLEN> text{};
+  ::inet_ntop(address.version == 4 ? AF_INET : AF_INET6, address.bytes.data(), text.data(), text.size());
+  return text.data();
+}
+
+std::string ConfigNode::given() const {
+  Giver giver;
+  giver.all(values_);
+  return giver.text;
+}
 
 std::string ConfigNode::text() const {
   Writer writer;

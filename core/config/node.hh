@@ -26,6 +26,7 @@ struct Address {
   std::array<u8, 16> bytes{};
   friend bool operator==(const Address&, const Address&) = default;
 };
+std::string text_of(const Address& address);
 
 // The network of an address: all addresses with the same first `length` bits. Behind these, `address` has zeroes.
 struct Prefix {
@@ -70,7 +71,8 @@ class ConfigNode {
   [[nodiscard]] std::vector<ConfigNode> tables(std::string_view key) const;        // a list of tables, or one; empty when left out
   [[nodiscard]] Position at(std::string_view key) const noexcept;                  // of the key's value, else of the table
   [[nodiscard]] Position at() const noexcept { return at_; }
-  [[nodiscard]] std::string text() const;  // all keys and values: equal for tables that say the same
+  [[nodiscard]] std::string text() const;   // all keys and values: equal for tables that say the same
+  [[nodiscard]] std::string given() const;  // what the file or command gave, in the form of keys_given()
 
   // The error of a constructor that refuses a key's value, with its position: "FILE:LINE:COL: path.key: what".
   [[nodiscard]] std::unexpected<Error> refuse(std::string_view key, std::string_view what) const;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // report: what an instance tells of itself, as JSON. Where two tables count one event, the rule that makes them add up stands here.
 #include <array>
+#include <filesystem>
 
 #include "core/control/instance.hh"
 #include "core/port/xdp_port.hh"
@@ -198,7 +199,9 @@ Result<json> Instance::egress(std::optional<PortSlot> only) {
     for (std::size_t place = 0; place < programs.size(); ++place) {
       json& program = programs[place];
       program["place"] = place;
-      program["keys"] = chains_[slot][place].keys.text();
+      EgressConfig step = chains_[slot][place];
+      if (!step.object.empty()) step.object = std::filesystem::absolute(step.object);  // a command may run in another folder
+      program["keys"] = keys_given(step);
       program["placement"] = topology_->config().ports[slot].driver != Driver::xdp ? "user" : path_->ports[slot].fused ? "fused" : "entry";
       report["egress"].push_back(std::move(program));
     }

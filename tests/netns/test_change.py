@@ -51,6 +51,16 @@ def test_a_chain_is_replaced(lab, placement, flags):
     assert right.hear(1) == [frame(mac(0xAA), bytes.fromhex("81000064") and mac(2))[:12] + bytes.fromhex("81000064") + frame(mac(1), mac(2))[12:]]
     weir.ask("egress", "set", "p1")
     assert chain_of(weir) == []
+    table = '{ program = "filter", otherwise = "drop", ' \
+            'rules = [{ action = "permit", src = "10.0.0.0/8", protocol = "tcp", dport = "80-90" }, { action = "drop" }] }'
+    words = ["vlan_push,vid=100", "mac_rewrite,dst=02:00:00:00:00:09", "encap_ipip,local=2001:db8::1,remote=2001:db8::2"]
+    for given in ([*words, table], [table.replace("drop", "permit", 1)]):
+        shown = weir.ask("egress", "set", "p1", *given)["egress"]
+        listed = [f"{each['program']},{each['keys']}" for each in shown]
+        assert listed[:-1] == words[:len(given) - 1]
+        again = weir.ask("egress", "set", "p1", *listed)["egress"]
+        assert [f"{each['program']},{each['keys']}" for each in again] == listed, "what is listed can be set"
+    weir.ask("egress", "set", "p1")
     left.send(frame(mac(1), mac(2)))
     assert right.hear(1) == [frame(mac(1), mac(2))]
     weir.ask("egress", "set", "p1", "count")
@@ -127,7 +137,8 @@ def test_a_group_that_a_stage_floods_to_takes_a_new_start(make_lab):
     lab.wires()
     weir = lab.weir(lab.ports(4) + FLOODS)
     weir.file.write_text(weir.file.read_text().replace('ports = ["p0", "p1", "p2", "p3"]', 'ports = ["p0", "p1"]'))
-    assert "changes group all, which a stage floods to, which takes a new start" in refused(weir, "reload", code=1)
+    said = refused(weir, "reload", code=1)
+    assert "changes group all, which a stage floods to (for its members alone: weir devmap group join or leave), which takes a new start" in said
 
 
 class Flood:
@@ -333,7 +344,7 @@ def test_what_a_command_changed_survives_a_reload_that_does_not_touch_it(lab, fl
     assert weir.ask("reload")["changed"] == ["group all"]
     assert weir.ask("devmap", "group", "list")["groups"][0]["members"] == ["p1"]
     weir.file.write_text(text.replace('device = "p1"', 'device = "p9"').replace('["count"]', '["ttl"]'))
-    assert "changes port p1, which takes a new start; nothing was changed" in refused(weir, "reload", code=1)
+    assert "changes device of port p1, which takes a new start; nothing was changed" in refused(weir, "reload", code=1)
     weir.file.write_text(text.replace('["count"]', '["cuont"]'))
     assert "cuont" in refused(weir, "reload")
     assert (chain_of(weir, "p0"), chain_of(weir, "p1")) == (["dscp"], ["ttl"])

@@ -22,7 +22,9 @@ namespace fs = std::filesystem;
 class FakeCatalog final : public Catalog {
  public:
   [[nodiscard]] const Schema* stage(const std::string& plugin) const override { return find(stages_, plugin); }
-  [[nodiscard]] const Schema* egress(const std::string& program) const override { return find(egress_, program); }
+  [[nodiscard]] const Schema* egress(const std::string& program) const override {
+    return program == "typed" ? &typed_ : find(egress_, program);
+  }
   [[nodiscard]] std::string refuse_object(const std::string& file, const std::string& program, bool) const override {
     return file.ends_with("good.bpf.o") && program == "mine" ? "" : "it is not good";
   }
@@ -61,6 +63,15 @@ class FakeCatalog final : public Catalog {
       {"nothing", {}}};
   const Schemas egress_{
       {"count", {}}, {"mac_rewrite", {Key::station("src").optional(), Key::mac("dst")}}, {"vlan_push", {Key::integer("vid", 1, 4094)}}};
+  // Not among egress_programs(), which the errors of wrong names list.
+  const Schema typed_{
+      Key::string("kind", {"round", "square"}).optional(),
+      Key::address("address").optional(),
+      Key::prefix("net").optional(),
+      Key::range("range", 1, 65535).otherwise("\"5-9\""),
+      Key::protocol("protocol").optional(),
+      Key::boolean("flag").otherwise("true"),
+      Key::list("rules", Key::table("", {Key::address("to").optional(), Key::range("ports", 1, 65535).optional()}), 0, 8).optional()};
 };
 
 std::string read(const fs::path& file) {
@@ -370,6 +381,34 @@ class Mutator {
 
 bool in_order(const Problems& problems) {
   return std::ranges::is_sorted(problems, {}, [](const Problem& problem) { return std::pair(problem.at.line, problem.at.column); });
+}
+
+// What `egress list` would show of the words of a command.
+std::vector<std::string> listed_of(const std::vector<std::string>& words) {
+  const auto chain = parse_egress(words, "/lab", false, FakeCatalog());
+  std::vector<std::string> listed;
+  for (const EgressConfig& step : chain ? *chain : std::vector<EgressConfig>()) {
+    const std::string keys = keys_given(step);
+    listed.push_back(step.program + (keys.empty() ? "" : ",") + keys);
+  }
+  for (const Problem& problem : chain ? Problems() : chain.error()) listed.push_back(problem.text());
+  return listed;
+}
+
+TEST(Config, a_word_of_a_command_needs_no_quotes_where_toml_does) {
+  using Words = std::vector<std::string>;
+  const Words words{"count", "mac_rewrite,src=02:00:00:00:00:08,dst=02:00:00:00:00:09", "vlan_push,vid=7", "mine,object=/lab/good.bpf.o"};
+  EXPECT_EQ(listed_of(words), words);
+  EXPECT_EQ(listed_of({"mac_rewrite,dst='02:00:00:00:00:09'"}), Words{"mac_rewrite,dst=02:00:00:00:00:09"});
+  EXPECT_EQ(listed_of({R"(mac_rewrite, dst = "02:00:00:00:00:09")"}), Words{"mac_rewrite,dst=02:00:00:00:00:09"});
+  EXPECT_EQ(listed_of({"mine,object=good.bpf.o"}), Words{"mine,object=/lab/good.bpf.o"});
+  EXPECT_EQ(listed_of({R"(mine,object="a, b/good.bpf.o")"}), Words{R"(mine,object="/lab/a, b/good.bpf.o")"});
+  const Words of_every_type{"typed,kind=round,address=2001:db8::1,net=192.0.2.0/24,range=5-9,protocol=6,flag=true",
+                            R"(typed,rules=[{to="10.0.0.1",ports="1-2"},{}])"};
+  EXPECT_EQ(listed_of(of_every_type), of_every_type);
+  EXPECT_EQ(listed_of({"typed,range=5,protocol=tcp"}), Words{"typed,range=5,protocol=6"});
+  EXPECT_EQ(listed_of({"count,colour=red"}), Words{"egress[0].colour: unknown key; allowed: program, object"});
+  EXPECT_EQ(listed_of({"{ object = \"good.bpf.o\" }"}), Words{"egress[0].program: is missing"});
 }
 
 TEST(Config, any_damaged_file_is_read_or_refused_with_reasons) {
