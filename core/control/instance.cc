@@ -451,13 +451,16 @@ std::vector<std::string> Instance::warnings() const {
   return all;
 }
 
-// What keeps floods out of the kernel, or from some members, while every member is fit for redirects. One that is down has a warning
-// already.
+// A group that no stage floods to, and what keeps floods out of the kernel, or from some members, while every member is fit for redirects.
+// One that is down has a warning already.
 std::vector<std::string> Instance::group_warnings() const {
   std::vector<std::string> all;
   for (u16 slot = 0; slot < path_->groups.size(); ++slot) {
     const std::string& own = topology_->groups()[slot].name;
     const std::string who = own.empty() ? fmt::format("group {}", slot) : "group " + own;
+    if (!own.empty() && !topology_->groups()[slot].of_stage)
+      all.push_back(
+          fmt::format("{}: no stage floods to a group of just these ports; `weir devmap group list` has the groups of stages", who));
     const KernelPort *least = nullptr, *most = nullptr;
     for (PortSlot member : path_->groups[slot]) {
       const auto port = std::ranges::find(kernel_ports_, member, &KernelPort::slot);

@@ -3,11 +3,31 @@
 #include "core/control/topology.hh"
 
 #include <algorithm>
-#include <tuple>
 
 #include "bpf/abi/link.h"
 
 namespace weir {
+namespace {
+
+// Of all but its egress chain.
+std::vector<const char*> different_keys(const PortConfig& one, const PortConfig& two) {
+  std::vector<const char*> keys;
+  const auto compare = [&](const char* key, bool same) {
+    if (!same) keys.push_back(key);
+  };
+  compare("name", one.name == two.name);
+  compare("device", one.device == two.device);
+  compare("driver", one.driver == two.driver);
+  compare("mode", one.mode == two.mode);
+  compare("zero_copy", one.zero_copy == two.zero_copy);
+  compare("queues", one.queues == two.queues);
+  compare("pipeline", one.pipeline == two.pipeline);
+  compare("placement", one.placement == two.placement);
+  compare("key", one.key == two.key);
+  return keys;
+}
+
+}  // namespace
 
 // What a stage sees of the topology.
 class Topology::Context final : public StageContext {
@@ -140,16 +160,14 @@ std::vector<std::string> Topology::differences(const Topology& other) const {
   compare(one.frags == two.frags, "weir.frags");
   compare(one.frame_size == two.frame_size && one.frame_count == two.frame_count, "frames");
   compare(one.ports.size() == two.ports.size(), "the number of ports");
-  const auto all_but_egress = [](const PortConfig& port) {
-    return std::tie(port.name, port.device, port.driver, port.mode, port.zero_copy, port.queues, port.pipeline, port.placement, port.key);
-  };
   for (std::size_t i = 0; i < std::min(one.ports.size(), two.ports.size()); ++i)
-    compare(all_but_egress(one.ports[i]) == all_but_egress(two.ports[i]), "port " + one.ports[i].name);
+    for (const char* key : different_keys(one.ports[i], two.ports[i])) compare(false, fmt::format("{} of port {}", key, one.ports[i].name));
   compare(std::ranges::equal(one.groups, two.groups, {}, &GroupConfig::name, &GroupConfig::name), "the names of groups");
   // A stage's own group is the named one of the same ports, if there is one: with other members it would be another.
   for (std::size_t i = 0; i < std::min(one.groups.size(), two.groups.size()); ++i)
     compare(groups_[i].ports == other.groups_[i].ports || (!groups_[i].of_stage && !other.groups_[i].of_stage),
-            "group " + groups_[i].name + ", which a stage floods to");
+            fmt::format("group {}, which a stage {}", groups_[i].name,
+                        groups_[i].of_stage ? "floods to (for its members alone: weir devmap group join or leave)" : "would flood to"));
   const auto stages_of = [](const PipelineConfig& pipeline) {
     std::string text = fmt::format("{} {}", pipeline.name, static_cast<int>(pipeline.miss));
     for (const StageConfig& stage : pipeline.stages) text += fmt::format("\n{} {} {}", stage.plugin, stage.name, stage.keys.text());

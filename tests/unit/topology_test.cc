@@ -118,6 +118,17 @@ TEST(Topology, numbers_every_part_once) {
   EXPECT_EQ(topology->blocks(), all.size());
 }
 
+TEST(Topology, names_what_takes_a_new_start) {
+  const auto moved = replaced(small, "device = \"eth2\"", "device = \"eth3\"\nplacement = \"entry\"");
+  EXPECT_THAT(built(small)->differences(*built(moved)), ElementsAre("device of port c", "placement of port c"));
+  EXPECT_THAT(built(small)->differences(*built(replaced(small, R"(["b", "a"])", R"(["b"])"))), ElementsAre());
+  const auto flooded = replaced(replaced(small, R"(["b", "a"])", R"(["a", "c"])"), R"(name = "z")", "name = \"z\"\ngrouped = true");
+  const auto quiet = replaced(flooded, R"(["a", "c"])", R"(["a"])");
+  EXPECT_THAT(built(flooded)->differences(*built(quiet)),
+              ElementsAre("group ab, which a stage floods to (for its members alone: weir devmap group join or leave)"));
+  EXPECT_THAT(built(quiet)->differences(*built(flooded)), ElementsAre("group ab, which a stage would flood to"));
+}
+
 TEST(Topology, knows_which_ports_a_pipeline_serves) {
   const auto topology = built(small);
   const auto& pipelines = topology->config().pipelines;
