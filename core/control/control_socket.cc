@@ -99,7 +99,8 @@ Result<json> ask(const std::string& instance, const json& question) {
                       ? ""
                       : "; its kernel path is still there, and the next `weir run` of its file takes it over, and "
                         "off when it stops");
-    return fail_errno(err, fmt::format("connect to instance {} at {}", instance, path));
+    return fail_errno(err, fmt::format("connect to instance {} at {}{}", instance, path,
+                                       err == EACCES ? " (ask as the user who runs it, or as root)" : ""));
   }
   TRY_VOID(send(fd.get(), question));
   const json answer = json::parse(TRY(receive(fd.get(), answer_ms)), nullptr, false);

@@ -55,6 +55,21 @@ Result<std::string> find_or_mount() {
 
 }  // namespace
 
+// Pins of links to devices are named link_IFINDEX; of another object the kernel would tell something else.
+std::string instance_of_link(u32 id) {
+  std::error_code error;
+  for (const char* bpffs : {usual, own})
+    for (const fs::directory_entry& folder : fs::directory_iterator(fs::path(bpffs) / "weir", error))
+      for (const fs::directory_entry& pin : fs::directory_iterator(folder.path(), error)) {
+        const std::string name = pin.path().filename();
+        const Fd link(name.starts_with("link_") ? ::bpf_obj_get(pin.path().c_str()) : -1);
+        bpf_link_info info{};
+        u32 size = sizeof info;
+        if (link && ::bpf_obj_get_info_by_fd(link.get(), &info, &size) == 0 && info.id == id) return folder.path().filename();
+      }
+  return "";
+}
+
 Result<PinFolder> PinFolder::open(const std::string& instance) {
   const Gate held;
   PinFolder folder(TRY(find_or_mount()) + "/weir/" + instance);

@@ -11,6 +11,9 @@
 
 namespace weir {
 
+// The instance that has pinned this link to a device; empty: none that can be seen from here.
+std::string instance_of_link(u32 id);
+
 // The folder weir/NAME of a bpffs: pins go in, and come out under the same names after a restart.
 class PinFolder {
  public:

@@ -4,6 +4,7 @@
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
+#include <linux/capability.h>
 
 #include <cerrno>
 #include <charconv>
@@ -46,6 +47,20 @@ std::string verifier_reason() {
     start = end + 1;
   }
   return reason;
+}
+
+// Of the program that was not loaded; as a word behind another.
+std::string refused_program() {
+  const std::size_t at = libbpf_said.find("prog '"), end = at == std::string::npos ? at : libbpf_said.find('\'', at + 6);
+  return end == std::string::npos ? "" : " " + libbpf_said.substr(at + 6, end - at - 6);
+}
+
+// Of this process; see capabilities(7).
+bool has_capability(unsigned number) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with("CapEff:")) return std::strtoull(line.c_str() + 7, nullptr, 16) >> number & 1;
+  return true;
 }
 
 // Where to read more than one line of it.
@@ -266,10 +281,12 @@ Result<> BpfObject::load() {
   if (err == 0) return expect_linked();
   if (err == -EPERM || err == -EACCES) {
     if (std::string reason = verifier_reason(); err == -EACCES && !reason.empty())
-      return fail("{}: the kernel's verifier refuses its program, {}: {}{}", name_,
+      return fail("{}: the kernel's verifier refuses its program{}{}: {}{}", name_, refused_program(),
                   reason.starts_with("write into map forbidden")  // devmaps and xskmaps: kernel/bpf/devmap.c, dev_map_init_map
-                      ? "which sets or deletes an entry of a devmap: a program may look entries up, and only user space changes them"
-                      : "as it does more often without CAP_PERFMON (run weir as root)",
+                      ? ", which sets or deletes an entry of a devmap: a program may look entries up, and only user space changes them"
+                      : has_capability(CAP_PERFMON) || has_capability(CAP_SYS_ADMIN)
+                            ? ""
+                            : ", as it does more often without CAP_PERFMON (run weir as root)",
                   reason, whole_log());
     return fail_errno(-err,
                       fmt::format("{}: load its BPF programs (weir needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: run it as root)", name_));

@@ -9,6 +9,7 @@
 
 #include <cerrno>
 
+#include "core/kernel/bpffs.hh"
 #include "core/kernel/object.hh"
 
 namespace weir {
@@ -61,7 +62,9 @@ Result<> XdpLink::expect_free(Ifindex device) {
   const u32 link = link_on(device, id);
   const std::string remedy = link != 0 ? fmt::format("bpftool link detach id {}", link)
                                        : fmt::format("ip link set dev {} {} off", name, native ? "xdpdrv" : "xdpgeneric");
-  return fail("another XDP program is attached (id {}, \"{}\"); stop its owner, or detach it with: {}", id, program_name(id), remedy);
+  const std::string instance = link != 0 ? instance_of_link(link) : "";
+  return fail("another XDP program is attached (id {}, \"{}\"{}); stop its owner, or detach it with: {}", id, program_name(id),
+              instance.empty() ? "" : ", of weir's instance " + instance, remedy);
 }
 
 Result<XdpLink> XdpLink::adopt(Fd link, Ifindex device, bool native) {

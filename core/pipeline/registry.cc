@@ -3,8 +3,10 @@
 #include "core/pipeline/registry.hh"
 
 #include <dlfcn.h>
+#include <elf.h>
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 
 #include "core/kernel/object.hh"
@@ -129,8 +131,10 @@ std::string Registry::refuse_egress(const std::string& program, const ConfigNode
 std::string Registry::refuse_object(const std::string& file, const std::string& program, bool frags) const {
   const Result<std::vector<u8>> bytes = read_file(file);
   if (!bytes) return bytes.error().what;
+  constexpr const char* remedy = "; compile it by: clang -target bpf -g -O2 -c (clang-19, or any from 14 on)";
+  if (bytes->size() < SELFMAG || std::memcmp(bytes->data(), ELFMAG, SELFMAG) != 0) return fmt::format("{} is no ELF file{}", file, remedy);
   const Result<BpfObject> object = BpfObject::open(file, *bytes);
-  return object ? object->refuse_on_entry(program, frags) : object.error().what + "; compile it by: clang -target bpf -g -O2 -c";
+  return object ? object->refuse_on_entry(program, frags) : object.error().what + remedy;
 }
 
 std::vector<std::pair<std::size_t, std::string>> Registry::refuse_order(const std::vector<std::string>& programs) const {

@@ -65,7 +65,9 @@ def test_every_frame_of_it_is_accounted_for(lab, mode, chain):
 def test_a_foreign_program_is_set_while_running(lab):
     left, right = lab.wires()
     weir = lab.weir(ports("", 'placement = "entry"\n') + PATCH)
-    weir.ask("egress", "set", "p1", step())
+    shown, = weir.ask("egress", "set", "p1", step())["egress"][-1:]
+    assert (shown["program"], shown["keys"]) == ("signs", f"object={OBJECT}")
+    weir.ask("egress", "set", "p1", f"signs,{shown['keys']}")
     left.send(frame(mac(1), mac(2)))
     assert right.hear(1) == [frame("02:00:00:00:00:fe", mac(2))]
     weir.ask("egress", "set", "p1")
@@ -84,9 +86,10 @@ def test_a_foreign_program_is_set_while_running(lab):
     (step("signs_frags"), "", f'program signs_frags of {OBJECT} is for frames in several buffers, and the instance\'s are not'),
     (step("nobody"), "", f"{OBJECT} has no program nobody; it has: signs, past_the_end, signs_frags, attached, on_a_cpu, of_skbs"),
     (step(file="/nowhere.bpf.o"), "", "/nowhere.bpf.o: cannot be read, or is empty: No such file or directory"),
-    (step(file="/etc/passwd"), "", "open the BPF object of /etc/passwd"),
+    (step(file="/etc/passwd"), "", "/etc/passwd is no ELF file; compile it by: clang"),
     (step(), 'placement = "fused"\n', "a foreign program runs on the device entry alone"),
     (f'{step()}, "count"', "", "a foreign program calls no other behind it; put it last"),
+    ('{ object = "foreign.bpf.o" }', "", "egress[0].program: is missing"),
     ('{ object = 7, program = "signs" }', "", "object: "),
     (f'{{ object = "{OBJECT}", program = "signs", vid = 7 }}', "", "unknown key"),
 ])

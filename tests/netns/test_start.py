@@ -78,9 +78,9 @@ def test_a_second_instance_of_the_name_is_refused_and_the_first_goes_on(lab, tmp
 
 
 def test_a_device_of_another_instance_is_refused_and_the_first_goes_on(lab, tmp_path):
-    lab.weir(lab.ports(2) + PATCH)
+    weir = lab.weir(lab.ports(2) + PATCH)
     code, said = refused(lab, lab.ports(2) + PATCH, tmp_path)
-    assert code == 1 and "another XDP program is attached" in said
+    assert code == 1 and "another XDP program is attached" in said and f", of weir's instance {weir.name})" in said
     assert ping(lab.hosts[0], "10.9.0.2") == 3
 
 
@@ -192,6 +192,14 @@ def test_a_device_that_goes_down_is_told_until_it_is_up(lab):
 @pytest.mark.parametrize("words", [[], ["nonsense"], ["run"], ["run", "a", "--keep", "--detach-on-exit"], ["stats", "--nonsense"], ["devmap"]])
 def test_bad_usage_is_exit_code_2(words):
     assert run(WEIR, *words, check=False).returncode == 2
+
+
+@pytest.mark.parametrize("words,says", [
+    ([], "weir: no command; there are: run, check, "), (["foo"], 'weir: unknown command "foo"; there are: run, check, '),
+    (["devmap", "group", "foo"], 'weir: unknown command "devmap group foo"; there are: devmap group list, devmap group join, '),
+    (["egress", "list", "--foo"], "weir: The following argument was not expected: --foo; see: weir egress list --help\n")])
+def test_bad_usage_names_what_there_is(words, says):
+    assert run(WEIR, *words, check=False).stderr.startswith(says)
 
 
 def test_asking_an_instance_that_does_not_run_is_exit_code_1():
