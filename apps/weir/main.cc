@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <span>
 
 #include "apps/weir/show.hh"
 #include "core/control/control_socket.hh"
@@ -150,6 +151,29 @@ void complain(const weir::Error& error) {
   }
 }
 
+// The command that was begun, as " devmap list".
+std::string words_of(const CLI::App& app) {
+  const std::vector<CLI::App*> chosen = app.get_subcommands();
+  return chosen.empty() ? "" : " " + chosen.front()->get_name() + words_of(*chosen.front());
+}
+
+// What is wrong with the words that name the command; empty: nothing, or what follows them.
+std::string wrong_command(const CLI::App& app, std::span<char* const> words) {
+  const CLI::App* level = &app;
+  std::string before;
+  for (std::size_t at = 0; true; ++at) {
+    std::vector<std::string> names;
+    for (const CLI::App* each : level->get_subcommands([](const CLI::App*) { return true; })) names.push_back(before + each->get_name());
+    if (names.empty() || (at < words.size() && words[at][0] == '-')) return "";
+    const std::string word = at < words.size() ? before + words[at] : "";
+    if (std::ranges::find(names, word) == names.end())
+      return fmt::format("{}; there are: {}", word.empty() ? "no command" : fmt::format("unknown command \"{}\"", word),
+                         fmt::join(names, ", "));
+    level = level->get_subcommand(words[at]);
+    before = word + " ";
+  }
+}
+
 }  // namespace
 
 int main(int count, char** words) {
@@ -211,10 +235,16 @@ int main(int count, char** words) {
   to_list->add_option("NAME", arguments.plugin, "plugin or egress program");
   to_list->add_flag("--json", arguments.as_json, "for programs");
 
+  if (const std::string what = wrong_command(app, std::span(words, static_cast<std::size_t>(count)).subspan(1)); !what.empty()) {
+    complain({weir::Failure::invalid, what});
+    return 2;
+  }
   try {
     app.parse(count, words);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    complain({weir::Failure::invalid, fmt::format("{}; see: weir{} --help", error.what(), words_of(app))});
+    return 2;
   }
   try {
     if (const Result<> done = command(arguments); !done) {

@@ -13,21 +13,35 @@ namespace {
 
 using nlohmann::json;
 
+// A word, or a number: that is so for all of a column, also where there is none and a dash stands.
+struct Cell {
+  Cell(const json& word) : text(word.get<std::string>()) {}
+  Cell(std::string word) : text(std::move(word)) {}
+  Cell(const char* word) : text(word) {}
+  Cell(std::string given, bool is_number) : text(std::move(given)), number(is_number) {}
+  std::string text;
+  bool number = false;
+};
+
+std::string digits(const json& of, const char* key) { return std::to_string(of.value(key, std::uint64_t{0})); }
+Cell number(const json& of, const char* key) { return {digits(of, key), true}; }
+Cell number_if_any(const json& of, const char* key) { return of.contains(key) ? number(of, key) : Cell("-", true); }
+
 // Rows of cells, the first one is the head; numbers stand right.
 class Table {
  public:
-  explicit Table(std::vector<std::string> head) { rows_.push_back(std::move(head)); }
-  void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
+  explicit Table(std::vector<Cell> head) { rows_.push_back(std::move(head)); }
+  void add(std::vector<Cell> row) { rows_.push_back(std::move(row)); }
   [[nodiscard]] bool empty() const { return rows_.size() == 1; }
   [[nodiscard]] std::string text() const {
     std::vector<std::size_t> width(rows_.front().size());
     for (const auto& row : rows_)
-      for (std::size_t i = 0; i < row.size(); ++i) width[i] = std::max(width[i], row[i].size());
+      for (std::size_t i = 0; i < row.size(); ++i) width[i] = std::max(width[i], row[i].text.size());
     std::string text;
     for (const auto& row : rows_) {
       std::string line;
       for (std::size_t i = 0; i < row.size(); ++i)
-        line += numeric(i) ? fmt::format("{:>{}}  ", row[i], width[i]) : fmt::format("{:<{}}  ", row[i], width[i]);
+        line += rows_.back()[i].number ? fmt::format("{:>{}}  ", row[i].text, width[i]) : fmt::format("{:<{}}  ", row[i].text, width[i]);
       line.erase(line.find_last_not_of(' ') + 1);
       text += line + "\n";
     }
@@ -35,15 +49,8 @@ class Table {
   }
 
  private:
-  [[nodiscard]] bool numeric(std::size_t column) const {
-    return std::all_of(rows_.begin() + 1, rows_.end(), [&](const auto& row) {
-      return !row[column].empty() && row[column].find_first_not_of("0123456789.-") == std::string::npos;
-    });
-  }
-  std::vector<std::vector<std::string>> rows_;
+  std::vector<std::vector<Cell>> rows_;
 };
-
-std::string number(const json& of, const char* key) { return std::to_string(of.value(key, std::uint64_t{0})); }
 
 std::string ports_table(const json& stats) {
   Table table({"port", "device", "mode", "rx", "redirect", "flood", "punt", "to_stack", "drop", "tx_kernel", "tx_user"});
@@ -168,10 +175,10 @@ std::string show_stats(const json& stats) {
   text += ports_table(stats) + stages_table(stats) + extras(stats) + egress_table(stats) + drops_table(stats);
   const json& frames = stats["frames"];
   const json& sum = stats["account"];
-  text += fmt::format("\nframes: {} = {} free + {} in rings + {} in bursts + {} in lanes\n", number(frames, "total"),
-                      number(frames, "free"), number(frames, "rings"), number(frames, "bursts"), number(frames, "lanes"));
-  text += fmt::format("account: {} rx + {} copies = {} tx + {} to_stack + {} drop + {} held, difference {}\n", number(sum, "rx"),
-                      number(sum, "copies"), number(sum, "tx"), number(sum, "to_stack"), number(sum, "drop"), number(sum, "held"),
+  text += fmt::format("\nframes: {} = {} free + {} in rings + {} in bursts + {} in lanes\n", digits(frames, "total"),
+                      digits(frames, "free"), digits(frames, "rings"), digits(frames, "bursts"), digits(frames, "lanes"));
+  text += fmt::format("account: {} rx + {} copies = {} tx + {} to_stack + {} drop + {} held, difference {}\n", digits(sum, "rx"),
+                      digits(sum, "copies"), digits(sum, "tx"), digits(sum, "to_stack"), digits(sum, "drop"), digits(sum, "held"),
                       sum["difference"].get<std::int64_t>());
   for (const json& warning : stats["warnings"]) text += fmt::format("warning: {}\n", warning.get<std::string>());
   return text;
@@ -180,11 +187,11 @@ std::string show_stats(const json& stats) {
 std::string show_rates(const json& before, const json& now) {
   const double seconds = std::max(0.001, now["uptime_s"].get<double>() - before["uptime_s"].get<double>());
   const auto rate = [&](const json& then, const json& after, const char* key) {
-    return fmt::format("{:.0f}", std::max(0.0, after.value(key, 0.0) - then.value(key, 0.0)) / seconds);
+    return Cell(fmt::format("{:.0f}", std::max(0.0, after.value(key, 0.0) - then.value(key, 0.0)) / seconds), true);
   };
   Table ports({"port", "rx/s", "redirect/s", "flood/s", "punt/s", "to_stack/s", "drop/s", "tx_kernel/s", "tx_user/s"});
   for (std::size_t i = 0; i < now["ports"].size() && i < before["ports"].size(); ++i) {
-    std::vector<std::string> row{now["ports"][i]["name"]};
+    std::vector<Cell> row{now["ports"][i]["name"]};
     for (const char* key : {"rx", "redirect", "flood", "punt", "to_stack", "drop", "tx_kernel", "tx_user"})
       row.push_back(rate(before["ports"][i], now["ports"][i], key));
     ports.add(std::move(row));
@@ -216,16 +223,14 @@ std::string show_devmap(const json& devmap) {
     std::vector<std::string> chain;
     for (const json& step : entry["chain"])
       chain.push_back(fmt::format("{} ({})", step["program"].get<std::string>(), step["id"].get<unsigned>()));
-    const bool program = entry.contains("program");
     std::string drops;
     const json by_reason = entry.value("drops", json::object());  // a temporary would be gone before the first turn
     for (const auto& [reason, frames] : by_reason.items())
       if (frames != 0) drops += fmt::format("{}{} {}", drops.empty() ? "" : ", ", reason, frames.get<std::uint64_t>());
-    table.add({map, std::to_string(entry["key"].get<unsigned>()), entry["port"], entry["device"],
-               std::to_string(entry["ifindex"].get<unsigned>()), program ? std::to_string(entry["program"]["id"].get<unsigned>()) : "-",
-               program ? entry["program"]["name"].get<std::string>() : "-", entry.value("placement", "-"),
-               chain.empty() ? "-" : fmt::format("{}", fmt::join(chain, " > ")),
-               entry.contains("frames") ? std::to_string(entry["frames"].get<std::uint64_t>()) : "-", drops.empty() ? "-" : drops});
+    const json none = json::object(), &on_entry = entry.contains("program") ? entry["program"] : none;
+    table.add({map, number(entry, "key"), entry["port"], entry["device"], number(entry, "ifindex"), number_if_any(on_entry, "id"),
+               on_entry.value("name", "-"), entry.value("placement", "-"), chain.empty() ? "-" : fmt::format("{}", fmt::join(chain, " > ")),
+               number_if_any(entry, "frames"), drops.empty() ? "-" : drops});
   };
   Table table({"map", "key", "port", "device", "ifindex", "prog_id", "prog_name", "runs", "egress chain", "frames", "drops"});
   std::string notes;
@@ -243,7 +248,7 @@ std::string show_groups(const json& devmap) {
   Table table({"group", "name", "members", "flooded by"});
   for (const json& group : devmap["groups"]) {
     const std::string name = group["name"];
-    table.add({std::to_string(group["group"].get<unsigned>()), name.empty() ? "-" : name,
+    table.add({number(group, "group"), name.empty() ? "-" : name,
                fmt::format("{}", fmt::join(group["members"].get<std::vector<std::string>>(), " ")), group["flooded_by"]});
   }
   return table.text();
@@ -253,9 +258,8 @@ std::string show_egress(const json& egress) {
   Table table({"port", "place", "program", "keys", "prog_id", "runs", "frames", "drop"});
   for (const json& program : egress["egress"]) {
     const std::string keys = program["keys"];
-    table.add({program["port"], std::to_string(program["place"].get<unsigned>()), program["program"], keys.empty() ? "-" : keys,
-               program.contains("prog_id") ? std::to_string(program["prog_id"].get<unsigned>()) : "-", program["placement"],
-               number(program, "frames"), number(program, "drop")});
+    table.add({program["port"], number(program, "place"), program["program"], keys.empty() ? "-" : keys, number_if_any(program, "prog_id"),
+               program["placement"], number(program, "frames"), number(program, "drop")});
   }
   return table.text();
 }
