@@ -20,13 +20,13 @@ using weir::Result;
 
 struct Arguments {
   std::string file, instance, plugin, port, group, how = "any";
-  std::vector<std::string> chain;
+  std::vector<std::string> chain, dirs;
   bool user_only = false, keep = false, detach_on_exit = false, as_json = false, watch = false;
 };
 
 Result<> run(const Arguments& arguments) {
   const weir::Fd stop = TRY(weir::catch_stop_signals());
-  const weir::Registry registry = TRY(weir::Registry::load());
+  const weir::Registry registry = TRY(weir::load_registry(arguments.file));
   auto topology = TRY(weir::load_topology(arguments.file, registry));
   const auto instance =
       TRY(weir::Instance::prepare(std::move(topology), registry, {.user_only = arguments.user_only, .keep = arguments.keep}));
@@ -34,7 +34,7 @@ Result<> run(const Arguments& arguments) {
 }
 
 Result<> check(const Arguments& arguments) {
-  const weir::Registry registry = TRY(weir::Registry::load());
+  const weir::Registry registry = TRY(weir::load_registry(arguments.file));
   const auto topology = TRY(weir::load_topology(arguments.file, registry));
   const weir::Config& config = topology->config();
   fmt::print("{}: valid: {} ports, {} groups, {} pipelines\n", arguments.file, config.ports.size(), config.groups.size(),
@@ -115,7 +115,8 @@ std::unexpected<weir::Error> no_plugin(const std::string& name) {
 }
 
 Result<> plugins(const Arguments& arguments) {
-  const weir::Registry registry = TRY(weir::Registry::load());
+  weir::Registry registry = TRY(weir::Registry::load());
+  for (const std::string& dir : arguments.dirs) TRY_VOID(registry.add_folder(dir));
   if (arguments.as_json) {
     json all = plugins_json(registry);
     if (arguments.plugin.empty()) {
@@ -233,6 +234,7 @@ int main(int count, char** words) {
       ->add_option("FILE", arguments.file, "configuration (default: the one that runs)");
   CLI::App* to_list = add("plugins", "plugins and egress programs; of one: its keys, drop reasons and counters", plugins, &app);
   to_list->add_option("NAME", arguments.plugin, "plugin or egress program");
+  to_list->add_option("--dir", arguments.dirs, "a folder of plugin modules, as in plugin_dirs; may be given again")->expected(1);
   to_list->add_flag("--json", arguments.as_json, "for programs");
 
   if (const std::string what = wrong_command(app, std::span(words, static_cast<std::size_t>(count)).subspan(1)); !what.empty()) {

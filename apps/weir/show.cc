@@ -313,7 +313,8 @@ json plugins_json(const weir::Registry& registry) {
                               {"keys", key_names(plugin.keys)},
                               {"drops", plugin.drops},
                               {"counters", plugin.counters},
-                              {"punts", plugin.punts}});
+                              {"punts", plugin.punts},
+                              {"file", registry.file_of(plugin)}});
   }
   for (const std::string& name : registry.egress_programs()) {
     const egress_program& host = *registry.egress_module(name)->host;
@@ -321,7 +322,8 @@ json plugins_json(const weir::Registry& registry) {
                              {"says", host.says},
                              {"keys", key_names(*registry.egress(name))},
                              {"drops", strings(host.drops)},
-                             {"counters", strings(host.counters)}});
+                             {"counters", strings(host.counters)},
+                             {"file", registry.file_of(*registry.egress_module(name))}});
   }
   return all;
 }

@@ -7,9 +7,11 @@
 #include <algorithm>
 #include <cctype>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <span>
+#include <memory>
 
 #include "bpf/abi/link.h"
 #include "core/base/fd.hh"
@@ -19,7 +21,8 @@ namespace weir {
 namespace {
 
 static_assert(max_ports == WEIR_MAX_PORTS);
-constexpr std::size_t longest_name = 32;    // names become pins, sockets and counters
+constexpr std::size_t longest_name = 32;  // names become pins, sockets and counters
+constexpr i64 most_plugin_dirs = 16;
 constexpr std::size_t longest_device = 15;  // IFNAMSIZ - 1
 
 Schema weir_schema() {
@@ -28,6 +31,9 @@ Schema weir_schema() {
               .otherwise("\"auto\"")
               .as("form of the map of device entries; auto: what the keys need"),
           Key::boolean("frags").otherwise("false").as("frames of several buffers, such as jumbo frames, through the kernel"),
+          Key::list("plugin_dirs", Key::string(""), 1, most_plugin_dirs)
+              .optional()
+              .as("folders of plugin modules, relative to this file, beside those that came with weir"),
           Key::integer("workers", 0, 64).otherwise("0").as("poll loops; 0: one for each CPU, as far as there are receive queues")};
 }
 
@@ -85,6 +91,26 @@ bool is_name(std::string_view name) {
 bool is_device(std::string_view name) {
   return !name.empty() && name.size() <= longest_device && name != "." && name != ".." &&
          std::ranges::none_of(name, [](unsigned char c) { return c == '\0' || c == '/' || c == ':' || std::isspace(c) || c == 0xa0; });
+}
+
+// What a file names, from the folder that it is in.
+std::string beside(const std::string& file, const std::string& name) {
+  const std::size_t slash = file.rfind('/');
+  return name.starts_with('/') || slash == std::string::npos ? name : file.substr(0, slash + 1) + name;
+}
+
+// From the folder of the file; absolute, so that they are the same ones for whoever reads the file from elsewhere.
+std::vector<PluginDir> plugin_dirs_in(const toml::table& root, const std::string& file) {
+  std::vector<PluginDir> found;
+  const toml::array* all = root["weir"]["plugin_dirs"].as_array();
+  for (std::size_t i = 0; all != nullptr && i < all->size(); ++i) {
+    const auto folder = (*all)[i].value<std::string>();
+    if (!folder || folder->empty()) continue;
+    const std::string whole = beside(file, *folder);
+    const std::unique_ptr<char, decltype(&std::free)> real(::realpath(whole.c_str(), nullptr), &std::free);
+    found.push_back({real ? real.get() : whole, position_of((*all)[i])});
+  }
+  return found;
 }
 
 std::vector<std::string> names_in(const toml::table& root, std::string_view tables) {
@@ -242,6 +268,10 @@ void Reader::settings() {
     config_.devmap = choice<DevmapKind>(weir.string("devmap"),
                                         {{"auto", DevmapKind::automatic}, {"array", DevmapKind::array}, {"hash", DevmapKind::hash}});
   if (weir.has("frags")) config_.frags = weir.boolean("frags");
+  config_.plugin_dirs = plugin_dirs_in(root_, config_.file);
+  for (std::size_t i = 0; const ConfigValue& folder : weir.list("plugin_dirs"))
+    if (const std::string path = fmt::format("weir.plugin_dirs[{}]", i++); std::get<std::string>(folder.value).empty())
+      check_.note(folder.at, path, "is \"\", must be the name of a folder");
   if (weir.has("workers")) config_.workers = static_cast<u32>(weir.integer("workers"));
   if (frames.has("count")) config_.frame_count = static_cast<u32>(frames.integer("count"));
   const toml::node* size = table.get("size");
@@ -396,8 +426,7 @@ void Reader::foreign_step(const toml::table& table, const toml::node& object, co
     check_.refuse(object, path + ".object", "the name of a BPF object file");
     return;
   }
-  const std::size_t slash = config_.file.rfind('/');
-  const std::string whole = file->starts_with('/') || slash == std::string::npos ? *file : config_.file.substr(0, slash + 1) + *file;
+  const std::string whole = beside(config_.file, *file);
   const ConfigNode keys = check_.node(table, {}, path, {.read = {"program", "object"}});
   const Position at = position_of(object);
   port.egress.push_back({program, whole, keys, at});
@@ -568,7 +597,9 @@ std::expected<std::vector<EgressConfig>, Problems> parse_egress(const std::vecto
   return Reader(root, "", catalog).chain(folder, frags);
 }
 
-std::expected<Config, Problems> load_config(const std::string& file, const Catalog& catalog) {
+namespace {
+
+std::expected<std::string, Problems> text_of(const std::string& file) {
   const Fd opened(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
   std::string text;
   char block[4096];
@@ -578,7 +609,23 @@ std::expected<Config, Problems> load_config(const std::string& file, const Catal
     if (got > 0) text.append(block, static_cast<std::size_t>(got));
   }
   if (got < 0) return std::unexpected(Problems{{file, {}, "", fmt::format("cannot read: {}", std::strerror(errno))}});
-  return parse_config(text, file, catalog);
+  return text;
+}
+
+}  // namespace
+
+std::expected<Config, Problems> load_config(const std::string& file, const Catalog& catalog) {
+  std::expected<std::string, Problems> text = text_of(file);
+  if (!text) return std::unexpected(std::move(text).error());
+  return parse_config(*text, file, catalog);
+}
+
+std::optional<std::vector<PluginDir>> plugin_dirs_of(const std::string& file) {
+  const std::expected<std::string, Problems> text = text_of(file);
+  if (!text) return std::nullopt;
+  const toml::parse_result parsed = toml::parse(*text, file);
+  if (!parsed) return std::nullopt;
+  return plugin_dirs_in(parsed.table(), file);
 }
 
 }  // namespace weir

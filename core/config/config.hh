@@ -66,9 +66,16 @@ struct PipelineConfig {
   Position at;
 };
 
+// A folder of plugin modules beside those that came with libweir.
+struct PluginDir {
+  std::string folder;  // absolute; of one that is not there, as the file has it
+  Position at;
+};
+
 struct Config {
-  std::string file;                           // for messages
-  std::string name;                           // of the instance
+  std::string file;  // for messages
+  std::string name;  // of the instance
+  std::vector<PluginDir> plugin_dirs;
   u32 workers = 0;                            // 0: one for each CPU, as far as there are receive queues
   DevmapKind devmap = DevmapKind::automatic;  // array, unless a port's key is beyond one
   bool frags = false;                         // kernel halves take frames in several buffers
@@ -97,6 +104,9 @@ constexpr std::size_t max_egress_chain = 8;
 std::expected<Config, Problems> load_config(const std::string& file, const Catalog& catalog);
 // The same from text; `file` is only for messages.
 std::expected<Config, Problems> parse_config(std::string_view text, const std::string& file, const Catalog& catalog);
+// What a file says of plugin_dirs, which are loaded before the rest of it can be judged. None: it cannot be read, or is not TOML;
+// load_config() says why.
+std::optional<std::vector<PluginDir>> plugin_dirs_of(const std::string& file);
 // An egress chain from the words of a command: each "NAME", "NAME,KEY=VALUE,…" or a table as in the file, "{ program = …, … }". In the
 // second form a string of letters, digits and _-.:/+@%~ needs no quotes. Objects are looked for in `folder`.
 std::expected<std::vector<EgressConfig>, Problems> parse_egress(const std::vector<std::string>& words, const std::string& folder,

@@ -267,6 +267,12 @@ bool Instance::is_built_anew(PortSlot slot) const {
 // The difference between two files, not between a file and what runs: what commands have changed stays, where the file did not change.
 Result<json> Instance::reload(const json& question) {
   const std::string file = question.contains("file") ? TRY(text(question, "file")) : topology_->config().file;
+  // Before the rest, which these may be wrong for: what a plugin that is not loaded declares is not known.
+  const auto folders = plugin_dirs_of(file);
+  if (folders && !std::ranges::equal(*folders, topology_->config().plugin_dirs, {}, &PluginDir::folder, &PluginDir::folder))
+    return fail("{}: changes weir.plugin_dirs, which takes a new start; nothing was changed", file);
+  if (const std::string module = registry_.changed_since(); !module.empty())
+    return fail("{}: plugin module {} is not the one that runs, and another takes a new start; nothing was changed", file, module);
   const std::unique_ptr<Topology> next = TRY(load_topology(file, registry_));
   if (const std::vector<std::string> others = topology_->differences(*next); !others.empty())
     return fail("{}: changes {}, which takes a new start; nothing was changed", file, fmt::join(others, ", "));

@@ -9,6 +9,7 @@
 #include <atomic>
 
 #include "bpf/abi/link.h"
+#include "core/base/guard.hh"
 #include "core/pipeline/egress_config.hh"
 #include "core/port/null_port.hh"
 #include "core/port/xdp_port.hh"
@@ -178,7 +179,7 @@ Result<> Instance::make_stages() {
     StageMemory* memory = nullptr;
     if (in_kernel(plan)) memory = TRY(kernel_->open_stage(kernel));
     else memory = plain_memories_.emplace_back(std::make_unique<PlainMemory>()).get();
-    TRY_WITHIN_VOID("stage " + name, plan.stage->bind(*memory));
+    TRY_WITHIN_VOID("stage " + name, guarded("bind plugin " + std::string(plan.plugin->name), [&] { return plan.stage->bind(*memory); }));
     if (in_kernel(plan)) TRY_VOID(kernel_->load_stage(kernel));
     auto pipeline = std::ranges::find(path_->pipelines, plan.pipeline->name, [](const auto& each) { return each->name; });
     (*pipeline)->stages.push_back({plan.config->name, plan.plugin, std::move(plan.stage), plan.number, plan.block});

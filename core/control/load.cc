@@ -1,15 +1,33 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// load: parse, check, construct.
+// load: plugins, then parse, check, construct.
 #include "core/control/load.hh"
 
 namespace weir {
+namespace {
+
+std::unexpected<Error> of_file(const Problems& problems) {
+  std::string lines;
+  for (const Problem& problem : problems) lines += (lines.empty() ? "" : "\n") + problem.text();
+  return std::unexpected(Error{Failure::invalid, std::move(lines), 0, true});
+}
+
+}  // namespace
+
+Result<Registry> load_registry(const std::string& file) {
+  Registry registry = TRY(Registry::load());
+  Problems problems;
+  for (std::size_t i = 0; const PluginDir& dir : plugin_dirs_of(file).value_or(std::vector<PluginDir>())) {
+    const std::string path = fmt::format("weir.plugin_dirs[{}]", i++);
+    if (const Result<> added = registry.add_folder(dir.folder); !added) problems.push_back({file, dir.at, path, added.error().what});
+  }
+  if (!problems.empty()) return of_file(problems);
+  return registry;
+}
 
 Result<std::unique_ptr<Topology>> load_topology(const std::string& file, const Registry& registry) {
   std::expected<Config, Problems> config = load_config(file, registry);
   if (config) return Topology::build(std::move(*config), registry);
-  std::string lines;
-  for (const Problem& problem : config.error()) lines += (lines.empty() ? "" : "\n") + problem.text();
-  return std::unexpected(Error{Failure::invalid, std::move(lines), 0, true});
+  return of_file(config.error());
 }
 
 }  // namespace weir

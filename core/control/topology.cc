@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "bpf/abi/link.h"
+#include "core/base/guard.hh"
 
 namespace weir {
 namespace {
@@ -60,9 +61,17 @@ Result<std::unique_ptr<Topology>> Topology::build(Config config, const Registry&
     Context& context = *made->contexts_.emplace_back(std::make_unique<Context>(*made, pipeline));
     for (const StageConfig& stage : pipeline.stages) {
       const Plugin* plugin = registry.plugin(stage.plugin);
-      Result<std::unique_ptr<Stage>> half = plugin->make(stage.keys, context);
+      const std::string who = fmt::format("construct plugin {} of {}", plugin->name, registry.file_of(*plugin));
+      std::string refused;
+      Result<std::unique_ptr<Stage>> half = guarded(who, [&] {
+        Result<std::unique_ptr<Stage>> tried = plugin->make(stage.keys, context);
+        if (!tried) refused = tried.error().what;
+        return tried;
+      });
       if (!half) {
-        problems += (problems.empty() ? "" : "\n") + half.error().what;
+        const std::string path = fmt::format("pipeline[{}].stage[{}]", &pipeline - all.pipelines.data(), &stage - pipeline.stages.data());
+        if (refused.empty()) refused = Problem{all.file, stage.at, path, half.error().what}.text();
+        problems += (problems.empty() ? "" : "\n") + refused;
         continue;
       }
       made->stages_.push_back({&stage, &pipeline, plugin, std::move(*half), static_cast<u32>(made->stages_.size()), block++,

@@ -4,6 +4,7 @@
 
 #include <dlfcn.h>
 #include <elf.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cstring>
@@ -11,6 +12,8 @@
 
 #include "core/kernel/object.hh"
 #include "core/pipeline/egress_config.hh"
+#include "core/pipeline/module_tag.hh"
+#include "core/pipeline/module_trial.hh"
 
 namespace weir {
 namespace {
@@ -24,13 +27,13 @@ T* symbol(void* handle, const char* name) {
   return reinterpret_cast<T*>(::dlsym(handle, name));
 }
 
-std::vector<std::string> modules_in(const std::string& folder) {
-  std::vector<std::string> files;
-  std::error_code error;
-  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder, error))
-    if (entry.path().extension() == ".so") files.push_back(entry.path());
-  std::ranges::sort(files);
-  return files;
+Result<> expect_version(const std::string& file) {
+  const std::string who = file + ": load plugin";
+  const std::vector<u8> bytes = TRY(read_file(file));
+  const std::string tag = TRY_WITHIN(who, module_tag(bytes));
+  if (tag.empty()) return fail("{}: it is not a weir plugin (it has no WEIR_PLUGIN or WEIR_EGRESS)", who);
+  if (tag != WEIR_PLUGIN_ABI) return fail("{}: it was built for {}, this is {}; build it again", who, tag, WEIR_PLUGIN_ABI);
+  return {};
 }
 
 template <typename Map>
@@ -57,8 +60,43 @@ Result<Registry> Registry::load() {
 
 Result<Registry> Registry::load(const std::string& folder) {
   Registry registry;
-  for (const std::string& file : modules_in(folder)) TRY_VOID(registry.load_module(file));
+  const std::vector<Stamp> modules = TRY(modules_in(folder));
+  TRY_VOID(registry.load_modules(modules));
   return registry;
+}
+
+Result<> Registry::add_folder(const std::string& folder) {
+  std::vector<Stamp> modules = TRY(modules_in(folder));
+  TRY_VOID(load_modules(modules));
+  added_.push_back({folder, std::move(modules)});
+  return {};
+}
+
+// In the order of their names, which is the order that they are loaded in.
+Result<std::vector<Registry::Stamp>> Registry::modules_in(const std::string& folder) {
+  std::vector<Stamp> modules;
+  std::error_code error;
+  for (fs::recursive_directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
+    struct stat now {};
+    if (at->path().extension() != ".so" || at->is_directory()) continue;
+    if (::stat(at->path().c_str(), &now) != 0) return fail_errno(errno, fmt::format("{}: load plugin", at->path().string()));
+    modules.push_back(
+        {at->path(), now.st_dev, now.st_ino, static_cast<u64>(now.st_size), now.st_mtim.tv_sec * 1'000'000'000 + now.st_mtim.tv_nsec});
+  }
+  if (error) return invalid("look for plugins in folder {}: {}", folder, error.message());
+  std::ranges::sort(modules, {}, &Stamp::file);
+  return modules;
+}
+
+std::string Registry::changed_since() const {
+  for (const Folder& folder : added_) {
+    const Result<std::vector<Stamp>> now = modules_in(folder.name);
+    if (!now) return folder.name;
+    const auto [before, after] = std::ranges::mismatch(folder.modules, *now);
+    if (before != folder.modules.end() && (after == now->end() || before->file <= after->file)) return before->file;
+    if (after != now->end()) return after->file;
+  }
+  return "";
 }
 
 Registry Registry::of(std::vector<const Plugin*> plugins, std::vector<const EgressModule*> egress) {
@@ -70,13 +108,22 @@ Registry Registry::of(std::vector<const Plugin*> plugins, std::vector<const Egre
   return registry;
 }
 
+Result<> Registry::load_modules(const std::vector<Stamp>& modules) {
+  std::vector<std::string> files;
+  for (const Stamp& module : modules) {
+    std::error_code error;
+    if (const fs::path real = fs::canonical(module.file, error); !error && !loaded_.insert(real).second) continue;
+    TRY_VOID(expect_version(module.file));
+    files.push_back(module.file);
+  }
+  TRY_VOID(try_modules(files));
+  for (const std::string& file : files) TRY_VOID(load_module(file));
+  return {};
+}
+
 Result<> Registry::load_module(const std::string& file) {
   std::unique_ptr<void, Unload> handle(::dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL));
   if (!handle) return fail("{}: load plugin: {}", file, ::dlerror());
-  const char* abi = symbol<const char>(handle.get(), "weir_plugin_abi");
-  if (abi == nullptr) return fail("{}: load plugin: it is not a weir plugin (it has no WEIR_PLUGIN or WEIR_EGRESS)", file);
-  if (std::string_view(abi) != WEIR_PLUGIN_ABI)
-    return fail("{}: load plugin: it was built for {}, this is {}; build it again", file, abi, WEIR_PLUGIN_ABI);
   if (auto* plugin = symbol<const Plugin>(handle.get(), "weir_plugin")) TRY_VOID(add(*plugin, file));
   if (auto* egress = symbol<const EgressModule>(handle.get(), "weir_egress")) TRY_VOID(add(*egress, file));
   handles_.push_back(std::move(handle));
@@ -84,6 +131,8 @@ Result<> Registry::load_module(const std::string& file) {
 }
 
 Result<> Registry::add(const Plugin& plugin, const std::string& file) {
+  if (plugin.name == nullptr || plugin.says == nullptr || plugin.make == nullptr)
+    return fail("{}: load plugin: its WEIR_PLUGIN lacks .name, .says or .make", file);
   if (plugin.drops.size() > most_drops || plugin.counters.size() > WEIR_COUNTERS)
     return fail("{}: load plugin {}: it declares more than {} drop reasons or {} counters", file, plugin.name, most_drops, WEIR_COUNTERS);
   if (auto [at, fresh] = files_.emplace(plugin.name, file); !fresh)
@@ -117,6 +166,8 @@ const EgressModule* Registry::egress_module(const std::string& name) const {
   auto at = egress_.find(name);
   return at == egress_.end() ? nullptr : at->second.module;
 }
+
+const std::string& Registry::file_of(const EgressModule& module) const { return files_.at(std::string("egress ") + module.host->name); }
 
 const Schema* Registry::stage(const std::string& name) const {
   const Plugin* found = plugin(name);

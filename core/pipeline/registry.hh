@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "core/config/schema.hh"
@@ -17,11 +18,18 @@ class Registry final : public Catalog {
   static Result<Registry> load(const std::string& folder);
   // The folder that belongs to this libweir: beside it in an installed tree or in a build tree.
   static Result<Registry> load();
+  // Loads the modules of one more folder beside those that are there, under the same rules. A file that is loaded already is left out.
+  Result<> add_folder(const std::string& folder);
+  // The first file of the folders added that is not as it was when it was loaded, is gone, or is new; empty: none.
+  [[nodiscard]] std::string changed_since() const;
   // Without modules: what is linked into a test.
   static Registry of(std::vector<const Plugin*> plugins, std::vector<const EgressModule*> egress);
 
   [[nodiscard]] const Plugin* plugin(const std::string& name) const;
   [[nodiscard]] const EgressModule* egress_module(const std::string& name) const;
+  // The file that it was loaded from, for messages.
+  [[nodiscard]] const std::string& file_of(const Plugin& plugin) const { return files_.at(plugin.name); }
+  [[nodiscard]] const std::string& file_of(const EgressModule& module) const;
 
   [[nodiscard]] const Schema* stage(const std::string& plugin) const override;
   [[nodiscard]] const Schema* egress(const std::string& program) const override;
@@ -39,6 +47,19 @@ class Registry final : public Catalog {
     const EgressModule* module;
     Schema schema;
   };
+  // A file as it was loaded.
+  struct Stamp {
+    std::string file;
+    u64 device = 0, inode = 0, size = 0;
+    i64 changed_ns = 0;
+    friend bool operator==(const Stamp&, const Stamp&) = default;
+  };
+  struct Folder {
+    std::string name;
+    std::vector<Stamp> modules;
+  };
+  static Result<std::vector<Stamp>> modules_in(const std::string& folder);
+  Result<> load_modules(const std::vector<Stamp>& modules);
   Result<> load_module(const std::string& file);
   Result<> add(const Plugin& plugin, const std::string& file);
   Result<> add(const EgressModule& module, const std::string& file);
@@ -46,6 +67,8 @@ class Registry final : public Catalog {
   std::map<std::string, const Plugin*> plugins_;
   std::map<std::string, EgressEntry> egress_;
   std::map<std::string, std::string> files_;  // by name, for messages
+  std::set<std::string> loaded_;              // files, without links
+  std::vector<Folder> added_;
 };
 
 }  // namespace weir

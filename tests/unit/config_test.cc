@@ -158,6 +158,9 @@ TEST(Config, defaults_fill_what_is_left_out) {
 TEST(Config, every_key_reaches_its_place) {
   const Config config = valid("full.toml");
   EXPECT_EQ(config.name, "edge-1");
+  ASSERT_EQ(config.plugin_dirs.size(), 2u);
+  EXPECT_EQ(config.plugin_dirs[0].folder, (fs::path(WEIR_TEST_DATA) / "config_valid" / "plugins").string()) << "there is none";
+  EXPECT_EQ(config.plugin_dirs[1].folder, "/");
   EXPECT_EQ(config.workers, 4u);
   EXPECT_EQ(config.frame_size, 4096u);
   EXPECT_EQ(config.frame_count, 100u);

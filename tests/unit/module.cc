@@ -2,11 +2,18 @@
 // module: a plugin or an egress program as a module of its own, good or bad as its defines say.
 #if defined(TEST_ABI)
 
+#include <cstdlib>
+
 extern "C" const char weir_plugin_abi[];
 const char weir_plugin_abi[] = TEST_ABI;
 
+// What it expects may be anything: none of it is to run.
+[[maybe_unused]] const int never = (std::abort(), 0);
+
 #elif defined(TEST_PLUGIN) || defined(TEST_EGRESS)
 
+#include <cstdlib>
+#include <stdexcept>
 #include <utility>
 
 #include "core/egress.hh"
@@ -21,11 +28,27 @@ namespace {
 
 namespace {
 
-std::vector<std::string> names(std::size_t number) { return std::vector<std::string>(number, "name"); }
+using namespace weir;
+
+[[maybe_unused]] std::vector<std::string> names(std::size_t number) { return std::vector<std::string>(number, "name"); }
+[[maybe_unused]] std::vector<std::string> thrown(const char* what) { throw std::runtime_error(what); }
+[[maybe_unused]] std::vector<std::string> crashed() { std::abort(); }
+
+[[maybe_unused]] Result<std::unique_ptr<Stage> > make(const ConfigNode&, StageContext&) {
+#ifdef TEST_MAKE_THROWS
+  throw std::runtime_error("no water");
+#else
+  return fail("it is of no use");
+#endif
+}
 
 }  // namespace
 
-WEIR_PLUGIN(.name = TEST_PLUGIN, .says = "nothing", .drops = names(TEST_DROPS), .counters = names(TEST_COUNTERS))
+#ifdef TEST_NOTHING
+WEIR_PLUGIN(.name = TEST_PLUGIN)
+#else
+WEIR_PLUGIN(.name = TEST_PLUGIN, .says = "nothing", .drops = TEST_DROPS, .counters = TEST_COUNTERS, .make = make)
+#endif
 
 #else
 

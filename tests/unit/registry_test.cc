@@ -12,6 +12,9 @@
 
 #include "bpf/abi/mac_rewrite.h"
 #include "core/base/fd.hh"
+#include "core/control/load.hh"
+#include "core/kernel/object.hh"
+#include "core/pipeline/module_tag.hh"
 
 namespace weir {
 namespace {
@@ -52,6 +55,11 @@ Registry built() {
   Result<Registry> registry = Registry::load();
   if (!registry) broken(registry.error().what.c_str());
   return std::move(*registry);
+}
+
+std::string registry_file(const std::string& plugin) {
+  const Registry registry = built();
+  return registry.file_of(*registry.plugin(plugin));
 }
 
 TEST(Registry, finds_the_modules_of_the_build_tree) {
@@ -210,7 +218,21 @@ TEST(Registry, refuses_a_file_that_is_no_shared_object) {
   Folder folder;
   const fs::path file = folder.path() / "text.so";
   std::ofstream(file) << "water";
-  EXPECT_THAT(folder.refusal(), HasSubstr(file.string() + ": load plugin: "));
+  EXPECT_THAT(folder.refusal(), HasSubstr(file.string() + ": load plugin: it is no shared object"));
+}
+
+TEST(Registry, finds_no_version_beyond_the_end_of_a_file) {
+  const Result<std::vector<u8>> whole = read_file(std::string(WEIR_TEST_MODULES) + "/plugin.so");
+  ASSERT_TRUE(whole);
+  EXPECT_EQ(module_tag(*whole).value_or("?"), WEIR_PLUGIN_ABI);
+  for (std::size_t size = 0; size < whole->size(); size += 1 + size / 64) {
+    const std::vector<u8> cut(whole->begin(), whole->begin() + static_cast<std::ptrdiff_t>(size));
+    EXPECT_THAT(module_tag(cut).value_or(""), testing::AnyOf("", WEIR_PLUGIN_ABI)) << size;
+  }
+  std::vector<u8> damaged = *whole;
+  for (std::size_t at = 0; at < damaged.size(); at += 3) damaged[at] = static_cast<u8>(~damaged[at]);
+  std::copy_n(whole->begin(), 64, damaged.begin());
+  EXPECT_NE(module_tag(damaged).value_or(""), WEIR_PLUGIN_ABI);
 }
 
 TEST(Registry, refuses_a_module_of_another_version_and_names_both) {
@@ -229,6 +251,134 @@ TEST(Registry, refuses_two_modules_of_one_name_and_names_both_files) {
     const std::string why = folder.refusal();
     EXPECT_THAT(why, HasSubstr("are named module: " + first + " and " + second));
   }
+}
+
+TEST(Registry, refuses_a_module_that_throws_when_it_is_loaded) {
+  Folder folder;
+  const std::string file = folder.add("plugin_throws", "throws.so");
+  EXPECT_THAT(folder.refusal(), HasSubstr(file + ": load plugin: its constructors threw an exception: no water"));
+}
+
+TEST(Registry, refuses_a_module_that_crashes_when_it_is_loaded) {
+  Folder folder;
+  folder.add("plugin", "a.so");
+  const std::string file = folder.add("plugin_crashes", "crashes.so");
+  folder.add("egress", "z.so");
+  EXPECT_THAT(folder.refusal(), HasSubstr(file + ": load plugin: its constructors ended the process"));
+}
+
+TEST(Registry, refuses_a_plugin_that_does_not_say_what_it_is) {
+  Folder folder;
+  const std::string file = folder.add("plugin_nothing", "nothing.so");
+  EXPECT_THAT(folder.refusal(), HasSubstr(file + ": load plugin: its WEIR_PLUGIN lacks"));
+}
+
+TEST(Registry, adds_the_modules_of_further_folders) {
+  Folder one, other;
+  const std::string first = one.add("plugin", "a.so");
+  other.add("plugin_full", "b.so");
+  Result<Registry> registry = one.load();
+  ASSERT_TRUE(registry);
+  const Result<> added = registry->add_folder(other.path());
+  ASSERT_TRUE(added) << added.error().what;
+  EXPECT_THAT(registry->stages(), ElementsAre("full", "module"));
+  EXPECT_EQ(registry->file_of(*registry->plugin("module")), first);
+}
+
+TEST(Registry, names_both_files_of_one_name_in_two_folders) {
+  Folder one, other;
+  const std::string first = one.add("plugin", "a.so"), second = other.add("plugin_twin", "a.so");
+  Result<Registry> registry = one.load();
+  ASSERT_TRUE(registry);
+  const Result<> added = registry->add_folder(other.path());
+  ASSERT_FALSE(added);
+  EXPECT_EQ(added.error().what, "two plugins are named module: " + first + " and " + second + "; remove one");
+}
+
+TEST(Registry, takes_a_file_once_however_often_it_is_found) {
+  Folder folder;
+  folder.add("plugin", "below/a.so");
+  Result<Registry> registry = folder.load();
+  ASSERT_TRUE(registry);
+  EXPECT_TRUE(registry->add_folder(folder.path() / "below"));
+  EXPECT_THAT(registry->stages(), ElementsAre("module"));
+}
+
+TEST(Registry, refuses_a_folder_that_is_not_there) {
+  Registry registry;
+  const Result<> added = registry.add_folder("/nowhere/at/all");
+  ASSERT_FALSE(added);
+  EXPECT_EQ(added.error().what, "look for plugins in folder /nowhere/at/all: No such file or directory");
+}
+
+TEST(Registry, tells_what_has_changed_in_a_folder_since) {
+  Folder folder;
+  const std::string first = folder.add("plugin", "b.so");
+  Registry registry;
+  ASSERT_TRUE(registry.add_folder(folder.path()));
+  EXPECT_EQ(registry.changed_since(), "");
+  const std::string fresh = folder.add("plugin_full", "a.so");
+  EXPECT_EQ(registry.changed_since(), fresh) << "a new one";
+  fs::remove(fresh);
+  fs::remove(first);
+  EXPECT_EQ(registry.changed_since(), first) << "it is gone";
+  folder.add("plugin_twin", "b.so");
+  EXPECT_EQ(registry.changed_since(), first) << "another in its place";
+}
+
+// What `weir check` says of a file beside a folder "plugins".
+class PluginDirs : public testing::Test {
+ protected:
+  std::string refusal(const std::string& dirs, const char* plugin = "module") {
+    file = folder.path() / "edge.toml";
+    std::ofstream(file) << "[weir]\nplugin_dirs = " << dirs << "\n[[port]]\nname = \"p\"\ndriver = \"null\"\npipeline = \"m\"\n"
+                        << "[[pipeline]]\nname = \"m\"\n[[pipeline.stage]]\nplugin = \"" << plugin << "\"\n";
+    const Result<Registry> registry = load_registry(file);
+    if (!registry) return said(registry.error());
+    const auto topology = load_topology(file, *registry);
+    return topology ? "" : said(topology.error());
+  }
+  static std::string said(const Error& error) {
+    EXPECT_TRUE(error.of_file && error.failure == Failure::invalid) << error.what;
+    return error.what;
+  }
+  Folder folder;
+  std::string file;
+};
+
+TEST_F(PluginDirs, are_relative_to_the_file) {
+  folder.add("plugin", "plugins/a.so");
+  EXPECT_EQ(refusal("[\"plugins\"]"), "it is of no use") << "the plugin's own constructor was reached";
+  EXPECT_EQ(refusal(fmt::format("[\"{}/plugins\"]", folder.path().string())), "it is of no use");
+  EXPECT_THAT(refusal("[\"nothing\"]"),
+              testing::StartsWith(fmt::format("{}:2:16: weir.plugin_dirs[0]: look for plugins in folder {}/nothing: No such file", file,
+                                              fs::canonical(folder.path()).string())));
+}
+
+TEST_F(PluginDirs, tell_every_folder_that_does_not_fit_at_its_place) {
+  folder.add("other_abi", "one/old.so");
+  folder.add("plugin", "two/a.so");
+  folder.add("plugin_twin", "three/b.so");
+  const std::string why = refusal("[\"one\", \"two\", \"three\"]");
+  EXPECT_THAT(why, HasSubstr(file + ":2:16: weir.plugin_dirs[0]: "));
+  EXPECT_THAT(why, HasSubstr("/one/old.so: load plugin: it was built for weir-of-old, this is " WEIR_PLUGIN_ABI "; build it again\n"));
+  EXPECT_THAT(why, HasSubstr(file + ":2:30: weir.plugin_dirs[2]: two plugins are named module: "));
+  EXPECT_EQ(std::ranges::count(why, '\n'), 1);
+}
+
+TEST_F(PluginDirs, refuse_the_name_of_a_plugin_that_came_with_weir) {
+  fs::create_directories(folder.path() / "mine");
+  fs::copy(registry_file("patch"), folder.path() / "mine" / "patch.so");
+  const std::string why = refusal("[\"mine\"]", "patch");
+  EXPECT_THAT(why, HasSubstr("two plugins are named patch: " + registry_file("patch") + " and "));
+  EXPECT_THAT(why, HasSubstr("/mine/patch.so; remove one"));
+}
+
+TEST_F(PluginDirs, name_the_plugin_whose_constructor_throws) {
+  const std::string module = folder.add("plugin_make_throws", "plugins/late.so");
+  const std::string why = refusal("[\"plugins\"]", "throws_late");
+  EXPECT_THAT(why, HasSubstr(file + ":9:1: pipeline[0].stage[0]: construct plugin throws_late of "));
+  EXPECT_THAT(why, HasSubstr("/plugins/late.so: it threw an exception: no water"));
 }
 
 TEST(Registry, refuses_more_reasons_or_counters_than_the_accounts_hold) {
