@@ -22,7 +22,7 @@
 #include "core/pipeline/registry.hh"
 #include "empty.skel.h"
 #include "fresh.skel.h"
-#include "tests/kit/frames.hh"
+#include "kit/frames.hh"
 
 // The host side of the programs' own header: struct egress_frame.
 extern "C" {

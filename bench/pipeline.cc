@@ -15,7 +15,7 @@
 #include "core/pipeline/registry.hh"
 #include "core/port/null_port.hh"
 #include "core/worker/runner.hh"
-#include "tests/kit/plugin_kit.hh"
+#include "kit/plugin_kit.hh"
 
 namespace {
 

@@ -65,16 +65,16 @@ class Stage {
 
 // What a plugin is; one constant in each.
 struct Plugin {
-  const char* name;
-  const char* says;  // one sentence for people
-  Schema keys;
-  std::vector<std::string> drops;     // names of its drop reasons, in the order of its enum
-  std::vector<std::string> counters;  // names of its other counters, in the order of their enum
-  std::vector<std::string> punts;     // names of the kernel half's reasons to punt
+  const char* name = nullptr;
+  const char* says = nullptr;  // one sentence for people
+  Schema keys = {};
+  std::vector<std::string> drops = {};     // names of its drop reasons, in the order of its enum
+  std::vector<std::string> counters = {};  // names of its other counters, in the order of their enum
+  std::vector<std::string> punts = {};     // names of the kernel half's reasons to punt
   // Checks what a schema cannot, touches nothing outside: `weir check` calls it without privileges.
-  Result<std::unique_ptr<Stage>> (*make)(const ConfigNode& keys, StageContext& context);
+  Result<std::unique_ptr<Stage>> (*make)(const ConfigNode& keys, StageContext& context) = nullptr;
   // The kernel half's object file, empty when there is none. It holds one STAGE.
-  std::span<const u8> (*kernel_half)();
+  std::span<const u8> (*kernel_half)() = nullptr;
 };
 
 }  // namespace weir

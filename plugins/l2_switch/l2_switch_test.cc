@@ -8,7 +8,7 @@
 #include <set>
 #include <thread>
 
-#include "tests/kit/plugin_kit.hh"
+#include "kit/plugin_kit.hh"
 
 namespace {
 

@@ -2,8 +2,8 @@
 // patch_test: both halves of patch, alone and against each other.
 #include <gtest/gtest.h>
 
+#include "kit/table.hh"
 #include "plugins/patch/patch.h"
-#include "tests/kit/plugin_kit.hh"
 
 namespace {
 
@@ -102,6 +102,16 @@ TEST(KernelPatch, KnowsEveryPortByItsOwnBit) {
     EXPECT_EQ(out({.fused = bit, .deleted = bit}), (Verdict{WEIR_DROP, WEIR_DROP_NO_ENTRY})) << to << ": its chain has gone";
     EXPECT_EQ((*kernel)->run(from, anything)->verdict, redirect(to));
   }
+}
+
+TEST(KernelPatch, AgreesWithTheUserHalf) {
+  if (const std::string why = no_kernel(); !why.empty()) GTEST_SKIP() << why;
+  const u32 seed = test_seed();
+  SCOPED_TRACE(fmt::format("WEIR_TEST_SEED={}", seed));
+  const auto agreed = both_halves_agree(weir_plugin, R"(pairs = [["a", "c"]])", {"a", "b", "c"}, random_traffic(seed, 100'000, 3));
+  ASSERT_TRUE(agreed) << agreed.error().what;
+  EXPECT_EQ(agreed->frames, 100'000u);
+  EXPECT_EQ(agreed->punted, 0u);
 }
 
 }  // namespace

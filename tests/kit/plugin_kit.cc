@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // plugin_kit: a stage's surroundings in a test, and test runs of its kernel half.
-#include "tests/kit/plugin_kit.hh"
+#include "kit/plugin_kit.hh"
 
 #include <bpf/bpf.h>
 #include <net/if.h>

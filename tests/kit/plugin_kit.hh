@@ -14,7 +14,7 @@
 #include "core/kernel/accounts_map.hh"
 #include "core/kernel/object.hh"
 #include "core/plugin.hh"
-#include "tests/kit/frames.hh"
+#include "kit/frames.hh"
 
 // Of the plugin that is linked into the test.
 extern "C" const weir::Plugin weir_plugin;

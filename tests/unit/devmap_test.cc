@@ -20,7 +20,7 @@
 #include "core/kernel/devmap.hh"
 #include "core/kernel/xdp_link.hh"
 #include "core/plugin.hh"
-#include "tests/kit/plugin_kit.hh"
+#include "kit/plugin_kit.hh"
 
 #include "devmap_reader.skel.h"
 #include "devmap_wire.skel.h"

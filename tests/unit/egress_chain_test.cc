@@ -8,7 +8,7 @@
 #include <deque>
 
 #include "bpf/abi/count.h"
-#include "tests/kit/frames.hh"
+#include "kit/frames.hh"
 
 // The host side of the programs' own header: struct egress_frame.
 extern "C" {

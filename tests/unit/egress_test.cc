@@ -27,7 +27,7 @@
 #include "core/pipeline/egress_config.hh"
 #include "core/pipeline/notes.hh"
 #include "core/pipeline/registry.hh"
-#include "tests/kit/plugin_kit.hh"
+#include "kit/plugin_kit.hh"
 
 // The host side of the programs' own header: struct egress_frame.
 extern "C" {

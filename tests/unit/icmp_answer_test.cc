@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/kit/frames.hh"
+#include "kit/frames.hh"
 
 namespace weir {
 namespace {

@@ -10,7 +10,7 @@
 
 #include "bpf/abi/link.h"
 #include "core/plugin.hh"
-#include "tests/kit/plugin_kit.hh"
+#include "kit/plugin_kit.hh"
 
 #include "any_verdict.skel.h"
 #include "past_the_end.skel.h"

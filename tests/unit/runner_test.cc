@@ -6,8 +6,8 @@
 
 #include <set>
 
-#include "tests/kit/fake_port.hh"
-#include "tests/kit/frames.hh"
+#include "kit/fake_port.hh"
+#include "kit/frames.hh"
 
 // The host side of the egress programs' own header: struct egress_frame.
 extern "C" {

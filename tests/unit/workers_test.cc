@@ -9,7 +9,7 @@
 #include <atomic>
 #include <thread>
 
-#include "tests/kit/fake_port.hh"
+#include "kit/fake_port.hh"
 
 namespace weir {
 namespace {
