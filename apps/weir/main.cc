@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <span>
 
+#include "apps/weir/new.hh"
 #include "apps/weir/show.hh"
 #include "core/control/control_socket.hh"
 #include "core/control/load.hh"
@@ -21,7 +22,7 @@ using weir::Result;
 struct Arguments {
   std::string file, instance, plugin, port, group, how = "any";
   std::vector<std::string> chain, dirs;
-  bool user_only = false, keep = false, detach_on_exit = false, as_json = false, watch = false;
+  bool user_only = false, keep = false, detach_on_exit = false, as_json = false, watch = false, kernel = false, egress = false;
 };
 
 Result<> run(const Arguments& arguments) {
@@ -143,6 +144,14 @@ Result<> plugins(const Arguments& arguments) {
   return {};
 }
 
+Result<> new_plugin(const Arguments& arguments) {
+  const weir::Registry registry = TRY(weir::Registry::load());
+  const std::vector<std::string> files = TRY(write_plugin({arguments.plugin, arguments.kernel, arguments.egress}, registry));
+  fmt::print("{0}/: {1}\nnext: cd {0} && meson setup build && ninja -C build && meson test -C build\n", arguments.plugin,
+             fmt::join(files, ", "));
+  return {};
+}
+
 // "weir: " in front of a message, but not of "FILE:LINE:COL: …", which editors read from the first column.
 void complain(const weir::Error& error) {
   for (std::size_t start = 0; start <= error.what.size();) {
@@ -234,8 +243,16 @@ int main(int count, char** words) {
       ->add_option("FILE", arguments.file, "configuration (default: the one that runs)");
   CLI::App* to_list = add("plugins", "plugins and egress programs; of one: its keys, drop reasons and counters", plugins, &app);
   to_list->add_option("NAME", arguments.plugin, "plugin or egress program");
-  to_list->add_option("--dir", arguments.dirs, "a folder of plugin modules, as in plugin_dirs; may be given again")->expected(1);
+  to_list->add_option("--dir", arguments.dirs, "a folder of plugin modules, as in plugin_dirs; may be given again")
+      ->allow_extra_args(false);
   to_list->add_flag("--json", arguments.as_json, "for programs");
+  CLI::App* to_begin = app.add_subcommand("new", "begin something new");
+  to_begin->require_subcommand(1);
+  CLI::App* to_write =
+      add("plugin", "write the folder of a plugin, which builds outside of weir's tree and whose test passes", new_plugin, to_begin);
+  to_write->add_option("NAME", arguments.plugin, "of the plugin and of its folder")->required();
+  to_write->add_flag("--kernel", arguments.kernel, "with a kernel half");
+  to_write->add_flag("--egress", arguments.egress, "with an egress program, NAME_egress");
 
   if (const std::string what = wrong_command(app, std::span(words, static_cast<std::size_t>(count)).subspan(1)); !what.empty()) {
     complain({weir::Failure::invalid, what});

@@ -9,29 +9,9 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-BUILD = pathlib.Path(os.environ.get("WEIR_BUILD", ROOT / "build"))
-CLANGS = ["clang-19", "clang-18", "clang-17", "clang-16", "clang-15", "clang-14", "clang"]
-# Nothing of this shell that would help a program to find what belongs to the build.
-CLEAN = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG")}
+from installed import BUILD, CLANGS, CLEAN, ROOT, run
 
 sys.path.insert(0, str(ROOT / "tests" / "netns"))
-
-
-def run(*words, check=True, **options):
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, **{"env": CLEAN, "cwd": "/", **options})
-    assert not check or done.returncode == 0, f"{' '.join(map(str, words))}: {done.stdout}{done.stderr}"
-    return done
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    """An installed tree, then moved: the prefix that it was configured for is not where it is."""
-    first = tmp_path_factory.mktemp("first")
-    run("meson", "install", "-C", BUILD, "--no-rebuild", "--destdir", first, env=os.environ)
-    moved = tmp_path_factory.mktemp("moved") / "opt"
-    shutil.move(next(first.rglob("bin")).parent, moved)
-    return moved
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +27,8 @@ def flags(tree):
 
 def test_everything_is_there(tree):
     names = {path.relative_to(tree).name for path in tree.rglob("*") if path.is_file()}
-    wanted = {"weir", "weir.pc", "plugin.hh", "egress.hh", "stage.bpf.h", "egress.bpf.h", "account.h", "patch.so", "l2_switch.so", "egress_count.so",
+    wanted = {"weir", "weir.pc", "weir-kit.pc", "libweir_kit.a", "table.hh", "frames.hh", "traffic.hh", "plugin_kit.hh", "egress_kit.hh", "plugin.hh",
+              "egress.hh", "stage.bpf.h", "egress.bpf.h", "account.h", "patch.so", "l2_switch.so", "egress_count.so",
               "egress_mac_rewrite.so", "ingress.bpf.o", "l2_switch.bpf.o", "count.bpf.o", *(path.name for path in (ROOT / "config").glob("*.toml"))}
     assert wanted - names == set()
 
