@@ -10,8 +10,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
-#include <span>
 #include <memory>
+#include <span>
 
 #include "bpf/abi/link.h"
 #include "core/base/fd.hh"
