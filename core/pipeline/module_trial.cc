@@ -24,7 +24,7 @@ void tell(const char* text) noexcept {
   if (::write(told, text, std::strlen(text)) < 0) ::_exit(2);  // the parent has gone
 }
 
-// No handler is found through the dynamic linker's frames, so that an exception of a constructor comes here.
+// What an exception of a constructor comes to: none passes load_all().
 [[noreturn]] void tell_and_end() {
   tell("threw an exception: ");
   try {
@@ -37,7 +37,7 @@ void tell(const char* text) noexcept {
   ::_exit(1);
 }
 
-[[noreturn]] void load_all(const std::vector<std::string>& files) {
+[[noreturn]] void load_all(const std::vector<std::string>& files) noexcept {
   const rlimit none{0, 0};
   ::setrlimit(RLIMIT_CORE, &none);
   std::set_terminate(tell_and_end);
