@@ -24,7 +24,7 @@ void tell(const char* text) noexcept {
   if (::write(told, text, std::strlen(text)) < 0) ::_exit(2);  // the parent has gone
 }
 
-// What an exception of a constructor comes to: none passes load_all().
+// What an exception of a constructor comes to, whether the dynamic linker's frames let it through or end in std::terminate().
 [[noreturn]] void tell_and_end() {
   tell("threw an exception: ");
   try {
@@ -43,7 +43,11 @@ void tell(const char* text) noexcept {
   std::set_terminate(tell_and_end);
   for (const std::string& file : files) {
     tell("\n");
-    ::dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
+    try {
+      ::dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
+    } catch (...) {
+      tell_and_end();
+    }
   }
   ::_exit(0);
 }
