@@ -254,9 +254,6 @@ TEST(Registry, refuses_two_modules_of_one_name_and_names_both_files) {
 }
 
 TEST(Registry, refuses_a_module_that_throws_when_it_is_loaded) {
-#ifdef __clang__
-  GTEST_SKIP() << "clang believes that dlopen() throws nothing, and the sanitizer's does";
-#endif
   Folder folder;
   const std::string file = folder.add("plugin_throws", "throws.so");
   EXPECT_THAT(folder.refusal(), HasSubstr(file + ": load plugin: its constructors threw an exception: no water"));
