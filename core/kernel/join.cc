@@ -67,17 +67,6 @@ Result<> jump_instead(std::vector<bpf_insn>& code, std::size_t from, u32 next, c
   return {};
 }
 
-// The verifier's last words, of its log.
-std::string last_words(std::string_view log) {
-  std::string words;
-  for (std::size_t start = 0, end = 0; start < log.size(); start = end + 1) {
-    end = std::min(log.find('\n', start), log.size());
-    const std::string_view line = log.substr(start, end - start);
-    if (!line.empty() && !line.starts_with("processed ") && !line.starts_with("verification time")) words = line;
-  }
-  return words;
-}
-
 }  // namespace
 
 Result<Fd> join_programs(const char* name, std::span<const JoinPart> parts, const BpfMap& chain) {
@@ -99,8 +88,7 @@ Result<Fd> join_programs(const char* name, std::span<const JoinPart> parts, cons
   if (joined) return joined;
   const int err = errno;
   if (err == E2BIG || err == ENOSPC) return unsupported("{} programs as one are more than the kernel's verifier follows", parts.size());
-  log.resize(log.find('\0'));
-  return fail_errno(err, fmt::format("load {} egress programs as one: {}", parts.size(), last_words(log)));
+  return fail_errno(err, fmt::format("load {} egress programs as one: {}", parts.size(), verifier_words(log.c_str())));
 }
 
 }  // namespace weir

@@ -34,19 +34,10 @@ __attribute__((format(printf, 2, 0))) int listen_to_libbpf(libbpf_print_level le
   return length;
 }
 
-// The last words of the verifier on one line.
+// Of what libbpf said, which holds the verifier's log and more behind it.
 std::string verifier_reason() {
-  std::string text = libbpf_said;
-  if (std::size_t at = text.find("-- END PROG LOAD LOG"); at != std::string::npos) text.resize(at);
-  std::string reason;
-  for (std::size_t start = 0; start < text.size();) {
-    std::size_t end = std::min(text.find('\n', start), text.size());
-    std::string line = text.substr(start, end - start);
-    if (!line.empty() && !line.starts_with("processed ") && !line.starts_with("libbpf: ") && !line.starts_with("verification time"))
-      reason = line;
-    start = end + 1;
-  }
-  return reason;
+  const std::string_view said = libbpf_said;
+  return verifier_words(said.substr(0, said.find("-- END PROG LOAD LOG")));
 }
 
 // Of the program that was not loaded; as a word behind another.
@@ -328,6 +319,17 @@ Result<Fd> BpfObject::attach_tracing(std::string_view name) const {
   Fd link(::bpf_link_create(program_fd(name), 0, BPF_TRACE_RAW_TP, nullptr));
   if (!link) return fail_errno(errno, fmt::format("attach {} to its tracepoint", name));
   return link;
+}
+
+std::string verifier_words(std::string_view log) {
+  std::string_view words;
+  for (std::size_t start = 0, end = 0; start < log.size(); start = end + 1) {
+    end = std::min(log.find('\n', start), log.size());
+    const std::string_view line = log.substr(start, end - start);
+    if (!line.empty() && !line.starts_with("processed ") && !line.starts_with("libbpf: ") && !line.starts_with("verification time"))
+      words = line;
+  }
+  return std::string(words);
 }
 
 Result<std::vector<u8>> read_file(const std::string& path) {

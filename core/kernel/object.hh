@@ -130,6 +130,9 @@ class BpfObject {
   std::unique_ptr<bpf_object, Close> object_;
 };
 
+// The last words of the verifier in its log, which say why it refused a program.
+std::string verifier_words(std::string_view log);
+
 // The bytes of a BPF object file.
 Result<std::vector<u8>> read_file(const std::string& path);
 

@@ -290,7 +290,9 @@ Result<> KernelSide::join(LoadedChain& chain) {
   }
   const bool foreign = !chain.programs.empty() && chain.programs.back().around != nullptr;
   if (parts.size() < 2 && !foreign) return {};
-  const auto within = [&](const Error& error) { return fail("program {}: {}", chain.programs.back().name, error.what); };
+  const auto within = [&](const Error& error) {
+    return fail("program {} cannot run within weir's, which counts what it drops: {}", chain.programs.back().name, error.what);
+  };
   Result<Fd> joined = join_programs("chain", parts, chain.array);
   if (!joined && joined.error().failure != Failure::unsupported) return foreign ? within(joined.error()) : std::unexpected(joined.error());
   if (!joined && foreign) {

@@ -36,4 +36,8 @@ SEC("xdp") int attached(struct xdp_md *ctx) { return sign(ctx); }
 SEC("xdp/cpumap") int on_a_cpu(struct xdp_md *ctx) { return sign(ctx); }
 SEC("tc") int of_skbs(struct __sk_buff *skb) { return 0; }
 
+static long turn(__u32 index, void *nothing) { return index > 1; }
+/* In a function that the kernel calls back, which it allows a program with debug information of the whole. */
+SEC("xdp/devmap") int calls_back(struct xdp_md *ctx) { return bpf_loop(3, turn, 0, 0) > 0 ? XDP_PASS : XDP_DROP; }
+
 char licence[] SEC("license") = "Dual BSD/GPL";

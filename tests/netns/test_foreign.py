@@ -84,7 +84,7 @@ def test_a_foreign_program_is_set_while_running(lab):
     (step("on_a_cpu"), "", f'program on_a_cpu of {OBJECT} is in section "xdp/cpumap", and the kernel'),
     (step("of_skbs"), "", f'program of_skbs of {OBJECT} is in section "tc", and the kernel'),
     (step("signs_frags"), "", f'program signs_frags of {OBJECT} is for frames in several buffers, and the instance\'s are not'),
-    (step("nobody"), "", f"{OBJECT} has no program nobody; it has: signs, past_the_end, signs_frags, attached, on_a_cpu, of_skbs"),
+    (step("nobody"), "", f"{OBJECT} has no program nobody; it has: signs, past_the_end, calls_back, signs_frags, attached, on_a_cpu, of_skbs"),
     (step(file="/nowhere.bpf.o"), "", "/nowhere.bpf.o: cannot be read, or is empty: No such file or directory"),
     (step(file="/etc/passwd"), "", "/etc/passwd is no ELF file; compile it by: clang"),
     (step(), 'placement = "fused"\n', "a foreign program runs on the device entry alone"),
@@ -96,6 +96,15 @@ def test_a_foreign_program_is_set_while_running(lab):
 def test_one_that_cannot_run_is_refused_by_check_with_the_reason(tmp_path, chain, more, says):
     lines = checked(tmp_path, ports(chain, more) + PATCH)
     assert len(lines) == 1 and says in lines[0], lines
+
+
+@pytest.mark.parametrize("chain", ["", '"count", '])
+def test_one_that_cannot_be_counted_is_refused_with_the_reason(tmp_path, lab, chain):
+    lab.wires()
+    file = tmp_path / "x.toml"
+    file.write_text(ports(chain + step("calls_back")) + PATCH)
+    done = lab.switch.run(WEIR, "run", file, check=False)
+    assert done.returncode == 1 and "program calls_back cannot run within weir's, which counts what it drops: " in done.stderr, done.stderr
 
 
 def test_a_program_without_frags_is_refused_where_frames_lie_in_several_buffers(tmp_path):
