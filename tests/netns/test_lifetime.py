@@ -160,6 +160,8 @@ def test_a_device_that_comes_back_with_another_program_is_taken_when_that_is_gon
     lab.switch.run("ip", "link", "del", "p1")
     wait_until(lambda: not weir.port("p1")["up"], "the port is seen to be gone")
     lab.switch.run("ip", "link", "add", "tmp1", "type", "veth", "peer", "name", "eth0", "netns", lab.hosts[1].name)
+    lab.hosts[1].run("sysctl", "-qw", "net.ipv6.conf.eth0.disable_ipv6=1")  # its stack would send frames of its own
+    lab.switch.run("sysctl", "-qw", "net.ipv6.conf.tmp1.disable_ipv6=1")
     lab.hosts[1].run("ip", "link", "set", "eth0", "up")
     lab.hosts[1].run("ethtool", "-K", "eth0", "gro", "on", "tx", "off")
     lab.switch.run("ip", "link", "set", "tmp1", "xdpdrv", "obj", BUILD / "tests" / "xdp_stack.bpf.o", "sec", "xdp")
