@@ -21,6 +21,8 @@ using weir::Result;
 
 struct Arguments {
   std::string file, instance, plugin, port, group, how = "any";
+  std::string stage, from, to, protocol;
+  std::uint64_t limit = 1000;
   std::vector<std::string> chain, dirs;
   bool user_only = false, keep = false, detach_on_exit = false, as_json = false, watch = false, kernel = false, egress = false;
 };
@@ -98,6 +100,16 @@ Result<> egress_set(const Arguments& arguments) {
       arguments,
       {{"ask", "egress set"}, {"port", arguments.port}, {"chain", arguments.chain}, {"folder", std::filesystem::current_path().string()}},
       show_egress);
+}
+
+json of_flows(const char* ask, const Arguments& arguments) {
+  return {{"ask", ask},         {"port", arguments.port},         {"stage", arguments.stage}, {"from", arguments.from},
+          {"to", arguments.to}, {"protocol", arguments.protocol}, {"limit", arguments.limit}};
+}
+Result<> flows(const Arguments& arguments) { return put(arguments, of_flows("flows", arguments), show_flows); }
+Result<> flows_flush(const Arguments& arguments) {
+  return put(arguments, of_flows("flows flush", arguments),
+             [](const json& answer) { return fmt::format("flushed {} flows\n", answer["flushed"].get<std::uint64_t>()); });
 }
 
 // The running instance reads the file, and may stand in another folder.
@@ -239,6 +251,21 @@ int main(int count, char** words) {
   to_instance(add("samples", "the last frames that the program sample has shown", egress_samples, chains));
   with_port(to_instance(add("set", "replace a port's chain, without losing a frame", egress_set, chains)))
       ->add_option("PROGRAM", arguments.chain, "NAME, NAME,KEY=VALUE,… or a table as in a file; none: an empty chain");
+  CLI::App* cached = app.add_subcommand("flows", "the flow cache of a running instance: flows whose frames stay in the kernel");
+  cached->require_subcommand(1);
+  const auto with_filter = [&](CLI::App* to) {
+    to->add_option("--port", arguments.port, "of flows that come in by this port");
+    to->add_option("--stage", arguments.stage, "that this stage has offloaded: PIPELINE.STAGE");
+    to->add_option("--from", arguments.from, "whose source is this address, or in this prefix");
+    to->add_option("--to", arguments.to, "the same of the destination");
+    to->add_option("--protocol", arguments.protocol, "icmp, tcp, udp, icmpv6, sctp, or a number");
+    return to;
+  };
+  with_filter(to_instance(add("list", "flows, with their hits, age and action", flows, cached)))
+      ->add_option("--limit", arguments.limit, "so many of them")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  with_filter(to_instance(add("flush", "take flows back: their next frames go through user space", flows_flush, cached)));
   to_instance(add("reload", "apply what a file changes to the running instance, or change nothing", reload, &app))
       ->add_option("FILE", arguments.file, "configuration (default: the one that runs)");
   CLI::App* to_list = add("plugins", "plugins and egress programs; of one: its keys, drop reasons and counters", plugins, &app);

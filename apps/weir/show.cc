@@ -91,6 +91,11 @@ std::string extras(const json& stats) {
   return text.empty() ? "" : "\n" + text;
 }
 
+std::string flows_line(const json& stats) {
+  const json& flows = stats["flows"];
+  return flows["places"] == 0 ? "" : fmt::format("\nflows: {}\n", named(flows));
+}
+
 std::string egress_table(const json& stats) {
   Table table({"egress of", "program", "kernel", "user", "drop", "counted"});
   for (const json& program : stats["egress"])
@@ -172,7 +177,7 @@ json key_names(const weir::Schema& keys) {
 std::string show_stats(const json& stats) {
   std::string text = fmt::format("{}: up {:.0f} s{}\n\n", stats["instance"].get<std::string>(), stats["uptime_s"].get<double>(),
                                  stats["user_only"] == true ? ", kernel halves off" : "");
-  text += ports_table(stats) + stages_table(stats) + extras(stats) + egress_table(stats) + drops_table(stats);
+  text += ports_table(stats) + stages_table(stats) + extras(stats) + flows_line(stats) + egress_table(stats) + drops_table(stats);
   const json& frames = stats["frames"];
   const json& sum = stats["account"];
   text += fmt::format("\nframes: {} = {} free + {} in rings + {} in bursts + {} in lanes\n", digits(frames, "total"),
@@ -265,6 +270,34 @@ std::string show_egress(const json& egress) {
 }
 
 // The first bytes of each, the headers of most frames. The time is of UTC.
+std::string show_flows(const json& answer) {
+  Table table({"port", "vlan", "protocol", "from", "to", "hits", "bytes", "age_s", "idle_s", "stage", "action"});
+  const auto end = [](const json& flow, const char* address, const char* port) {
+    const std::string at = flow[address];
+    if (!flow.contains(port)) return at;
+    return fmt::format(fmt::runtime(at.find(':') != std::string::npos ? "[{}]:{}" : "{}:{}"), at, flow[port].get<unsigned>());
+  };
+  for (const json& flow : answer["flows"]) {
+    std::string action = flow["action"];
+    for (const char* where : {"out", "reason"})
+      if (flow.contains(where)) action += " " + flow[where].get<std::string>();
+    if (flow.contains("group")) action += " " + digits(flow, "group");
+    for (const auto& [name, value] : flow["changes"].items()) {
+      action += ", " + name;
+      if (name == "mac") action += " " + value["to"].get<std::string>();
+      else if (name == "nat") action += fmt::format(" {} > {}", end(value, "from", "from_port"), end(value, "to", "to_port"));
+      else if (value.is_number()) action += fmt::format(" {}", value.get<int>());
+    }
+    std::string protocol = flow["protocol"];
+    if (flow.contains("identifier")) protocol += " " + digits(flow, "identifier");
+    table.add({flow["port"], flow.contains("vlan") ? digits(flow, "vlan") : "-", protocol, end(flow, "from", "from_port"),
+               end(flow, "to", "to_port"), number(flow, "hits"), number(flow, "bytes"), number(flow, "age_s"), number(flow, "idle_s"),
+               flow["stage"], action});
+  }
+  if (table.empty()) return "no flows\n";
+  return table.text() + (answer["more"] > 0 ? fmt::format("and {} more; see --limit\n", answer["more"].get<std::uint64_t>()) : "");
+}
+
 std::string show_samples(const json& samples) {
   constexpr std::size_t digits = 2 * 42;
   Table table({"number", "time", "in", "out", "length", "bytes"});

@@ -12,6 +12,7 @@ std::string show_stats(const nlohmann::json& stats);
 std::string show_rates(const nlohmann::json& before, const nlohmann::json& now);
 std::string show_groups(const nlohmann::json& devmap);
 std::string show_egress(const nlohmann::json& egress);
+std::string show_flows(const nlohmann::json& flows);
 std::string show_samples(const nlohmann::json& samples);
 std::string show_devmap(const nlohmann::json& devmap);
 std::string show_plugins(const weir::Registry& registry);

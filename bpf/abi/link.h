@@ -33,6 +33,8 @@ enum link_memory {
 struct port_entries {
 	__u64 fused;	/* the port's egress chain runs before the redirect */
 	__u64 deleted;	/* by command: a redirect to it is a miss. Others without an entry are those that only user space sends to */
+	__u64 present;	/* a redirect to it finds an entry, or a fused chain and its bare entry */
+	__u64 now_s;	/* coarse clock, written once a second */
 };
 
 /* The first member of every link. */
@@ -49,6 +51,10 @@ struct ingress_link {
 	__u64 queues;	/* how many keys it has there */
 	__u64 go;	/* enum weir_go; unused where the first stage is part of the ingress program */
 	__u64 next;
+	__u64 flow_mask;	/* places of the flow cache less one, a power of two; 0: frames of this port have none */
+	__u64 flow_seed;
+	__u64 blocks;	/* of a row of the accounts */
+	__u64 weak_order;	/* this CPU may read what was written first behind what was written later */
 };
 
 struct stage_link {
@@ -89,6 +95,7 @@ struct trace_link {
 #define WEIR_NEAR_DEVICES 4096	/* ifindexes that are looked up in an array */
 
 #define WEIR_NO_NEXT 0xffffffffu
+#define WEIR_NO_STAGE 0xffffffffu	/* who redirects is no stage: user space could not do it in its place */
 
 /* Per CPU, written before the first tail call, read by the stages behind it. */
 struct scratch {

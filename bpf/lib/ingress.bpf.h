@@ -2,9 +2,9 @@
 /* ingress: what happens to every frame of a port first: count it and note where it came in. Included by programs that are attached. */
 #pragma once
 
-#include "bpf/lib/runtime.bpf.h"
-
 #include <linux/if_ether.h>
+
+#include "bpf/lib/flow.bpf.h"
 
 /* A frame that user space has given to the host stack, and that generic XDP shows again; see struct to_stack_ring. */
 static __always_inline int ingress_seen(struct xdp_md *ctx)
@@ -24,8 +24,6 @@ static __always_inline int ingress_seen(struct xdp_md *ctx)
 	return seen;
 }
 
-#define INGRESS_GO_ON (-1)
-
 /* INGRESS_GO_ON, or the action that ends the frame here. */
 static __always_inline int ingress_enter(struct stage_frame *frame)
 {
@@ -40,5 +38,7 @@ static __always_inline int ingress_enter(struct stage_frame *frame)
 	frame->port = frame->row + LINKED(program_link, port.port);
 	frame->port->frames++;
 	frame->port->bytes += length;
-	return length < ETH_HLEN ? end_with_drop(frame, WEIR_DROP_RUNT) : INGRESS_GO_ON;
+	if (length < ETH_HLEN)
+		return end_with_drop(frame, WEIR_DROP_RUNT);
+	return LINKED(program_link, port.flow_mask) ? flow_try(frame, length) : INGRESS_GO_ON;
 }

@@ -143,6 +143,8 @@ static __always_inline int end_with_punt(struct stage_frame *frame, __u32 stage,
 	__u32 queues = frame->attached ? LINKED(program_link, port.queues) : frame->scratch->queues;
 	__u32 sockets_at = frame->attached ? LINKED(program_link, port.sockets) : frame->scratch->sockets;
 
+	if (stage == WEIR_NO_STAGE)
+		return end_with_drop(frame, WEIR_DROP_NO_ENTRY);
 	if (queue >= queues)
 		return end_with_drop(frame, WEIR_DROP_NO_SOCKET);
 	/* A driver without metadata leaves the frame as it is; the user side then starts at the first stage, which may always be done

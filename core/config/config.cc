@@ -23,6 +23,7 @@ namespace {
 static_assert(max_ports == WEIR_MAX_PORTS);
 constexpr std::size_t longest_name = 32;  // names become pins, sockets and counters
 constexpr i64 most_plugin_dirs = 16;
+constexpr u32 least_flows = 64, most_flows = 1u << 23;
 constexpr std::size_t longest_device = 15;  // IFNAMSIZ - 1
 
 Schema weir_schema() {
@@ -31,6 +32,9 @@ Schema weir_schema() {
               .otherwise("\"auto\"")
               .as("form of the map of device entries; auto: what the keys need"),
           Key::boolean("frags").otherwise("false").as("frames of several buffers, such as jumbo frames, through the kernel"),
+          Key::integer("flows", 0, most_flows)
+              .otherwise("65536")
+              .as("places of the flow cache, for IPv4 and again for IPv6, rounded up to a power of two; 0: no cache"),
           Key::list("plugin_dirs", Key::string(""), 1, most_plugin_dirs)
               .optional()
               .as("folders of plugin modules, relative to this file, beside those that came with weir"),
@@ -268,6 +272,8 @@ void Reader::settings() {
     config_.devmap = choice<DevmapKind>(weir.string("devmap"),
                                         {{"auto", DevmapKind::automatic}, {"array", DevmapKind::array}, {"hash", DevmapKind::hash}});
   if (weir.has("frags")) config_.frags = weir.boolean("frags");
+  if (weir.has("flows")) config_.flows = static_cast<u32>(weir.integer("flows"));
+  if (config_.flows > 0) config_.flows = std::bit_ceil(std::max(config_.flows, least_flows));
   config_.plugin_dirs = plugin_dirs_in(root_, config_.file);
   for (std::size_t i = 0; const ConfigValue& folder : weir.list("plugin_dirs"))
     if (const std::string path = fmt::format("weir.plugin_dirs[{}]", i++); std::get<std::string>(folder.value).empty())

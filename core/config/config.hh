@@ -79,6 +79,7 @@ struct Config {
   u32 workers = 0;                            // 0: one for each CPU, as far as there are receive queues
   DevmapKind devmap = DevmapKind::automatic;  // array, unless a port's key is beyond one
   bool frags = false;                         // kernel halves take frames in several buffers
+  u32 flows = 65536;                          // places of the flow cache, for IPv4 and again for IPv6: a power of two, or 0: none
   u32 frame_size = 2048;                      // bytes
   u32 frame_count = 16384;                    // frames in the shared umem
   std::vector<PortConfig> ports;

@@ -35,8 +35,8 @@ class PlainMemory final : public StageMemory {
 Result<std::unique_ptr<Instance>> Instance::prepare(std::unique_ptr<Topology> topology, const Registry& registry, const Options& options) {
   InstanceLock lock = TRY(InstanceLock::take(topology->config().name));
   std::unique_ptr<Instance> made(new Instance(std::move(topology), registry, options, std::move(lock)));
-  for (auto step : {&Instance::inspect, &Instance::make_frames, &Instance::make_kernel, &Instance::make_stages, &Instance::make_ports,
-                    &Instance::make_groups, &Instance::open_sockets})
+  for (auto step : {&Instance::inspect, &Instance::make_frames, &Instance::make_kernel, &Instance::make_flows, &Instance::make_stages,
+                    &Instance::make_ports, &Instance::make_groups, &Instance::open_sockets})
     TRY_VOID((made.get()->*step)());
   return made;
 }
@@ -120,6 +120,7 @@ Result<> Instance::make_kernel() {
                                                      .form = form,
                                                      .keyed = keyed,
                                                      .frags = config.frags,
+                                                     .flows = offloading() ? config.flows : 0,
                                                      .netns = netns_inode(),
                                                      .adopt = adopted_}));
   path_.emplace(Accounts(TRY(kernel_->accounts()), cpus, rows, blocks));
@@ -236,7 +237,8 @@ Result<> Instance::make_kernel_port(const Device& device) {
                            .go = go,
                            .next = next,
                            .fused = is_fused(device.slot),
-                           .egress_block = topology_->egress_block(device.slot)});
+                           .egress_block = topology_->egress_block(device.slot),
+                           .flows = flows_ != nullptr && topology_->offloads(config)});
   TRY_VOID(kernel_->expect_free(kernel_ports_.back()));
   KernelPort& port = kernel_ports_.back();
   port.key = config.key.value_or(device.slot.value);
@@ -343,6 +345,7 @@ std::vector<std::unique_ptr<Runner>> Instance::make_runners() {
 void Instance::tick() {
   timespec now{};
   ::clock_gettime(CLOCK_MONOTONIC, &now);
+  tick_flows(static_cast<u32>(now.tv_sec));
   for (const auto& pipeline : path_->pipelines)
     for (const StageEntry& stage : pipeline->stages) stage.stage->tick(static_cast<u32>(now.tv_sec));
   watch(true);
@@ -493,6 +496,8 @@ Result<nlohmann::json> Instance::answer(const nlohmann::json& question) {
   if (what == "devmap delete") return remove_entry(question);
   if (what == "group join") return change_group(question, true);
   if (what == "group leave") return change_group(question, false);
+  if (what == "flows") return list_flows(question);
+  if (what == "flows flush") return flush_flows(question);
   if (what == "egress") return egress({});
   if (what == "samples") return samples();
   if (what == "egress set") return set_egress(question);

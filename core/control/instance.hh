@@ -57,6 +57,7 @@ class Instance {
   Result<> inspect();
   Result<> make_frames();
   Result<> make_kernel();
+  Result<> make_flows();
   Result<> make_stages();
   Result<> make_ports();
   Result<> make_groups();
@@ -109,6 +110,23 @@ class Instance {
   [[nodiscard]] bool is_built_anew(PortSlot slot) const;
   Result<nlohmann::json> reload(const nlohmann::json& question);
 
+  // What the workers' counters and rings held while they stood still. Taken in a hurry: frames wait meanwhile.
+  struct Moment {
+    Accounts accounts;
+    std::vector<u64> stack_lost;                       // frames, by port slot
+    u64 free = 0, rings = 0, bursts = 0, waiting = 0;  // frames; `waiting` are those in the rings that are on their way in
+  };
+
+  // flows.cc
+  [[nodiscard]] bool offloading() const;
+  void tick_flows(u32 now_s);
+  [[nodiscard]] std::string name_of(u16 stage) const;
+  Result<FlowTable::Which> flow_filter(const nlohmann::json& question) const;
+  [[nodiscard]] nlohmann::json flow_report(const FlowTable::Seen& flow) const;
+  Result<nlohmann::json> list_flows(const nlohmann::json& question) const;
+  Result<nlohmann::json> flush_flows(const nlohmann::json& question);
+  [[nodiscard]] nlohmann::json flows_report(const Moment& at) const;
+
   // listen.cc
   struct NotedDevice {
     std::string port;  // empty: none has this device
@@ -126,12 +144,6 @@ class Instance {
   [[nodiscard]] nlohmann::json samples() const;
 
   // report.cc
-  // What the workers' counters and rings held while they stood still. Taken in a hurry: frames wait meanwhile.
-  struct Moment {
-    Accounts accounts;
-    std::vector<u64> stack_lost;                       // frames, by port slot
-    u64 free = 0, rings = 0, bursts = 0, waiting = 0;  // frames; `waiting` are those in the rings that are on their way in
-  };
   // The programs of a chain, each with its name and which one of that name it is.
   using ProgramKey = std::pair<std::string, u32>;
   static std::vector<std::pair<const EgressChain::Step*, ProgramKey>> keyed(const EgressChain& chain);
@@ -164,6 +176,7 @@ class Instance {
   std::unique_ptr<Umem> umem_;
   std::map<u16, std::unique_ptr<Umem>> later_umems_;  // by slot, of ports whose device came back; over the same frames
   std::unique_ptr<KernelSide> kernel_;                // none without an XDP port
+  std::unique_ptr<FlowTable> flows_;                  // none where no stage may offload
   std::vector<KernelPort> kernel_ports_;
   std::vector<std::unique_ptr<StageMemory>> plain_memories_;
   // By port slot.

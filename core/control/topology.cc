@@ -38,10 +38,12 @@ class Topology::Context final : public StageContext {
   [[nodiscard]] std::optional<PortSlot> port(std::string_view name) const override { return topology_.port(name); }
   [[nodiscard]] std::string_view name(PortSlot port) const override { return topology_.config_.ports[port.value].name; }
   Result<GroupSlot> group(std::span<const PortSlot> ports) override { return topology_.group(ports); }
+  StageFlows& flows() override { return flows_; }
 
  private:
   Topology& topology_;
   const PipelineConfig& pipeline_;
+  StageFlows flows_;
 };
 
 Topology::Topology(Config config) : config_(std::move(config)) {}
@@ -58,8 +60,9 @@ Result<std::unique_ptr<Topology>> Topology::build(Config config, const Registry&
     made->groups_.push_back(std::move(numbered));
   }
   for (const PipelineConfig& pipeline : all.pipelines) {
-    Context& context = *made->contexts_.emplace_back(std::make_unique<Context>(*made, pipeline));
+    bool per_flow = true;
     for (const StageConfig& stage : pipeline.stages) {
+      Context& context = *made->contexts_.emplace_back(std::make_unique<Context>(*made, pipeline));
       const Plugin* plugin = registry.plugin(stage.plugin);
       const std::string who = fmt::format("construct plugin {} of {}", plugin->name, registry.file_of(*plugin));
       std::string refused;
@@ -74,8 +77,9 @@ Result<std::unique_ptr<Topology>> Topology::build(Config config, const Registry&
         problems += (problems.empty() ? "" : "\n") + refused;
         continue;
       }
+      per_flow &= plugin->per_flow;
       made->stages_.push_back({&stage, &pipeline, plugin, std::move(*half), static_cast<u32>(made->stages_.size()), block++,
-                               &stage == &pipeline.stages.back()});
+                               &stage == &pipeline.stages.back(), per_flow, &context.flows()});
     }
   }
   for (std::size_t slot = 0; slot < all.ports.size(); ++slot)
@@ -94,6 +98,10 @@ Result<std::unique_ptr<Topology>> Topology::build(Config config, const Registry&
 const Topology::StagePlan* Topology::first_stage(const PortConfig& port) const noexcept {
   auto at = std::ranges::find_if(stages_, [&](const StagePlan& stage) { return stage.pipeline->name == port.pipeline; });
   return at == stages_.end() ? nullptr : &*at;
+}
+
+bool Topology::offloads(const PortConfig& port) const noexcept {
+  return std::ranges::any_of(stages_, [&](const StagePlan& stage) { return stage.offloads && stage.pipeline->name == port.pipeline; });
 }
 
 std::vector<PortSlot> Topology::ports_of(const PipelineConfig& pipeline) const {
@@ -167,6 +175,7 @@ std::vector<std::string> Topology::differences(const Topology& other) const {
   compare(one.workers == two.workers, "weir.workers");
   compare(one.devmap == two.devmap, "weir.devmap");
   compare(one.frags == two.frags, "weir.frags");
+  compare(one.flows == two.flows, "weir.flows");
   compare(one.frame_size == two.frame_size && one.frame_count == two.frame_count, "frames");
   compare(one.ports.size() == two.ports.size(), "the number of ports");
   for (std::size_t i = 0; i < std::min(one.ports.size(), two.ports.size()); ++i)

@@ -9,6 +9,7 @@
 
 #include "core/config/config.hh"
 #include "core/pipeline/data_path.hh"
+#include "core/pipeline/flow_table.hh"
 #include "core/pipeline/registry.hh"
 
 namespace weir {
@@ -32,13 +33,17 @@ class Topology {
     std::unique_ptr<Stage> stage;  // moves into the data path
     u32 number;                    // in the instance
     u32 block;
-    bool last;  // of its pipeline
+    bool last;          // of its pipeline
+    bool offloads;      // it may: what every stage before it decides holds for a whole flow
+    StageFlows* flows;  // its own
   };
 
   [[nodiscard]] const Config& config() const noexcept { return config_; }
   [[nodiscard]] const std::vector<Group>& groups() const noexcept { return groups_; }
   [[nodiscard]] std::vector<StagePlan>& stages() noexcept { return stages_; }
   [[nodiscard]] const std::vector<StagePlan>& stages() const noexcept { return stages_; }
+  // Whether any stage of the port's pipeline may offload flows.
+  [[nodiscard]] bool offloads(const PortConfig& port) const noexcept;
   [[nodiscard]] const StagePlan* first_stage(const PortConfig& port) const noexcept;  // null: the port has no pipeline
   [[nodiscard]] std::vector<PortSlot> ports_of(const PipelineConfig& pipeline) const;
   [[nodiscard]] std::optional<PortSlot> port(std::string_view name) const noexcept;

@@ -21,6 +21,7 @@ struct Frame {
   u8 reason;      // the kernel half's reason to punt it, or 0
   u8 verdict;     // enum weir_verdict; never WEIR_PUNT
   u16 argument;   // of the verdict: port, group or reason
+  u8 kept = 0;    // a stage wants to see every frame of the flow: see Burst::keep()
 
   // The T at `offset`, or null when the frame is shorter.
   template <typename T>
@@ -52,6 +53,8 @@ class Burst {
   void drop(Frame& frame, Reason reason) noexcept {
     decide(frame, WEIR_DROP, static_cast<u16>(std::min<u32>(static_cast<u16>(reason), WEIR_DROP_UNNAMED - WEIR_DROP_OWN) + WEIR_DROP_OWN));
   }
+  // No later stage is to offload the frame's flow.
+  static void keep(Frame& frame) noexcept { frame.kept = 1; }
   // One of the plugin's own counters, by its enum in the order of the declared names.
   template <typename Counter>
   requires std::is_enum_v<Counter>

@@ -22,6 +22,11 @@ namespace weir {
 namespace {
 
 constexpr u32 single_buffer = 3408;  // bytes: a page without headroom and what a driver keeps behind a frame (struct skb_shared_info)
+#if defined(__x86_64__)
+constexpr u64 weak_order = 0;  // loads are not moved before loads
+#else
+constexpr u64 weak_order = 1;
+#endif
 // Odd, so never 0; and nothing that a program's placeholder could be.
 u64 draw_mark() {
   for (std::random_device dice;;)
@@ -134,7 +139,8 @@ group_targets targets_of(std::span<const PortSlot> reachable, u32 longest) noexc
   return targets;
 }
 
-KernelSide::KernelSide(PinFolder pins, const Shape& shape) : pins_(std::move(pins)), shape_(shape), mark_(draw_mark()) {}
+KernelSide::KernelSide(PinFolder pins, const Shape& shape)
+    : pins_(std::move(pins)), shape_(shape), mark_(draw_mark()), flow_seed_(draw_mark()) {}
 
 Result<std::unique_ptr<KernelSide>> KernelSide::create(PinFolder pins, const Shape& shape) {
   std::unique_ptr<KernelSide> side(new KernelSide(std::move(pins), shape));
@@ -160,6 +166,14 @@ Result<> KernelSide::create_maps() {
   entries_ = TRY(BpfMap::create("entries", {BPF_MAP_TYPE_ARRAY, 4, sizeof(port_entries), 1, 0}));
   wait_ = TRY(BpfMap::create("wait", {BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, 0}, entries_.fd()));
   keys_ = TRY(BpfMap::create("keys", {BPF_MAP_TYPE_ARRAY, 4, 4, WEIR_MAX_PORTS, 0}));
+  // Not an earlier run's: of its flows nobody knows any more what they are of.
+  const u32 places = std::max(shape_.flows, 1u);
+  flows4_ = TRY(BpfMap::create("flows4", {BPF_MAP_TYPE_ARRAY, 4, sizeof(flow4), places, BPF_F_MMAPABLE}));
+  flows6_ = TRY(BpfMap::create("flows6", {BPF_MAP_TYPE_ARRAY, 4, sizeof(flow6), places, BPF_F_MMAPABLE}));
+  rewrites_ = TRY(BpfMap::create("rewrites", {BPF_MAP_TYPE_ARRAY, 4, sizeof(flow_rewrite), places, BPF_F_MMAPABLE}));
+  flows4_memory_ = TRY(flows4_.map_memory());
+  flows6_memory_ = TRY(flows6_.map_memory());
+  rewrites_memory_ = TRY(rewrites_.map_memory());
   ports_ = TRY(Devmap::create("ports", shape_.form, WEIR_MAX_PORTS));
   bare_ports_ = TRY(Devmap::create("bare_ports", shape_.form, WEIR_MAX_PORTS));
   sockets_ = TRY(BpfMap::create("sockets", {BPF_MAP_TYPE_XSKMAP, 4, 4, WEIR_MAX_PORTS * max_queues, 0}));
@@ -194,11 +208,25 @@ Result<> KernelSide::share(BpfObject& object) const {
                                                           {"groups", &groups_},
                                                           {"targets", &targets_},
                                                           {"versions", &versions_},
+                                                          {"flows4", &flows4_},
+                                                          {"flows6", &flows6_},
+                                                          {"rewrites", &rewrites_},
                                                           {"devices", &devices_},
                                                           {"far_devices", &far_devices_}};
   for (const auto& [name, map] : shared)
     if (object.has_map(name)) TRY_VOID(object.use(name, map->fd()));
   return {};
+}
+
+FlowTable::Memory KernelSide::flows() const noexcept {
+  const auto span = [&]<typename T>(const Mapping& memory, T*) { return std::span(reinterpret_cast<T*>(memory.data()), shape_.flows); };
+  return {span(flows4_memory_, static_cast<flow4*>(nullptr)), span(flows6_memory_, static_cast<flow6*>(nullptr)),
+          span(rewrites_memory_, static_cast<flow_rewrite*>(nullptr))};
+}
+
+void KernelSide::set_clock(u32 now_s) {
+  entries_now_.now_s = now_s;
+  static_cast<void>(entries_.set(0, &entries_now_));  // of a map that is there
 }
 
 Result<StageMemory*> KernelSide::open_stage(const KernelStage& stage) {
@@ -412,10 +440,11 @@ Result<> KernelSide::set_entry(const KernelPort& port) {
     return {};
   };
   // Each bit stands for itself, so that it does not matter in which order the kernel copies the bytes.
-  const auto state = [&](bool fused, bool deleted) {
+  const auto state = [&](bool fused, bool deleted, bool present) {
     const u64 bit = u64{1} << slot;
     entries_now_.fused = (entries_now_.fused & ~bit) | (fused ? bit : 0);
     entries_now_.deleted = (entries_now_.deleted & ~bit) | (deleted ? bit : 0);
+    entries_now_.present = (entries_now_.present & ~bit) | (present ? bit : 0);
     return entries_.set(0, &entries_now_);
   };
   const auto unfuse = [&]() -> Result<> {
@@ -424,19 +453,19 @@ Result<> KernelSide::set_entry(const KernelPort& port) {
     return without(bare_ports_);
   };
   if (port.deleted || !port.redirectable || !port.takes_redirects) {
-    TRY_VOID(state(false, port.deleted));
+    TRY_VOID(state(false, port.deleted, false));
     TRY_VOID(unfuse());
     return without(ports_);
   }
   if (chain.programs.empty() || !chain.fused) {
     TRY_VOID(ports_.set(port.key, port.ifindex, entry_program(port.slot)));
-    TRY_VOID(state(false, false));
+    TRY_VOID(state(false, false, true));
     return unfuse();
   }
   const int program = first_program(chain);
   TRY_VOID(bare_ports_.set(port.key, port.ifindex));
   TRY_VOID(fused_.set(slot, &program));
-  TRY_VOID(state(true, false));
+  TRY_VOID(state(true, false, true));
   return without(ports_);
 }
 
@@ -529,10 +558,11 @@ Result<KernelSide::Ingress> KernelSide::make_ingress(const KernelPort& port, boo
   if (fused) TRY_VOID(object.use_maps_of(*first->second.object));
   else TRY_VOID(share(object));
   const std::string name = fused ? object.first_program() + "_entry" : "ingress";
-  stage_link stage{};
-  stage.frags = shape_.frags;
+  stage_link stage{.ports = shape_.ports, .miss = XDP_DROP, .keyed = shape_.keyed, .frags = shape_.frags};
   if (fused) stage = first->second.link;
-  const ingress_link link{native ? 0 : mark_, port.slot.value, first_socket(port), port.queues, port.go, port.next};
+  const u64 flow_mask = port.flows && shape_.flows > 0 ? shape_.flows - 1 : 0;
+  const ingress_link link{native ? 0 : mark_, port.slot.value, first_socket(port), port.queues,   port.go,
+                          port.next,          flow_mask,       flow_seed_,         shape_.blocks, weak_order};
   TRY_VOID(object.link(program_link{accounts_.link(), stage, link}, memory()));
   object.set_frags(shape_.frags);
   TRY_VOID(object.load(name));

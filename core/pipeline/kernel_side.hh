@@ -16,6 +16,7 @@
 #include "core/kernel/object.hh"
 #include "core/kernel/xdp_link.hh"
 #include "core/pipeline/egress_chain.hh"
+#include "core/pipeline/flow_table.hh"
 #include "core/pipeline/registry.hh"
 #include "core/pipeline/stage.hh"
 
@@ -100,6 +101,7 @@ struct KernelPort {
   bool deleted = false;  // its entry was, by command
   u32 key = 0;           // of its device entry
   bool scatters = true;  // the device takes frames of several buffers
+  bool flows = false;    // what comes in may be of an offloaded flow
 };
 
 // What it must know of a stage.
@@ -124,6 +126,7 @@ class KernelSide {
     DevmapForm form = DevmapForm::array;
     bool keyed = false;  // the ports' keys are not their slots
     bool frags = false;  // frames may lie in several buffers
+    u32 flows = 0;       // places of the flow cache
     u32 netns = 0;       // inode of the network namespace
     bool adopt = false;
   };
@@ -134,6 +137,11 @@ class KernelSide {
   // Of the tracing programs: another one's are not adopted.
   static std::size_t tracing_hash();
   [[nodiscard]] Result<Mapping> accounts() const { return accounts_.map().map_memory(); }
+  // The flow cache, empty, and the seed of its hash.
+  [[nodiscard]] FlowTable::Memory flows() const noexcept;
+  [[nodiscard]] u64 flow_seed() const noexcept { return flow_seed_; }
+  // The clock by which the kernel stamps flows: seconds.
+  void set_clock(u32 now_s);
   // The kernel half of a stage: first its memory, for Stage::bind(), then load.
   Result<StageMemory*> open_stage(const KernelStage& stage);
   Result<> load_stage(const KernelStage& stage);
@@ -234,10 +242,12 @@ class KernelSide {
 
   PinFolder pins_;
   Shape shape_;
-  u64 mark_;
+  u64 mark_, flow_seed_;
   AccountsMap accounts_;
   port_entries entries_now_{};
   BpfMap notes_, scratch_, stages_, fused_, entries_, wait_, keys_, slots_, sockets_, groups_, targets_, versions_;
+  BpfMap flows4_, flows6_, rewrites_;
+  Mapping flows4_memory_, flows6_memory_, rewrites_memory_;
   Devmap ports_, bare_ports_;
   struct Group {
     Devmap map;

@@ -13,6 +13,7 @@
 #include "core/config/node.hh"
 #include "core/config/schema.hh"
 #include "core/frame/frame.hh"
+#include "core/pipeline/flows.hh"
 
 namespace weir {
 
@@ -27,6 +28,8 @@ class StageContext {
   // A group of these ports, for Burst::flood() and the kernel half's flood(). The same ports give the same group. At most
   // WEIR_MAX_GROUPS in an instance.
   virtual Result<GroupSlot> group(std::span<const PortSlot> ports) = 0;
+  // By which the stage hands flows to the kernel, from bind() on.
+  virtual Flows& flows() = 0;
 };
 
 // The memory-mapped maps of a stage's kernel half, by name; without one (--user-only, or no XDP port), ordinary memory of the same
@@ -59,6 +62,8 @@ class Stage {
   virtual void process(Burst& burst) noexcept = 0;
   // Once a second, on the control side, beside process(). `now_s`: seconds of CLOCK_MONOTONIC.
   virtual void tick(u32 now_s) noexcept { static_cast<void>(now_s); }
+  // A flow that the stage had offloaded has ended. On the control side, beside process().
+  virtual void flow_ended(const EndedFlow& flow) noexcept { static_cast<void>(flow); }
   // What `weir stats --json` adds for this stage: gauges, such as the number of entries of a table.
   [[nodiscard]] virtual std::vector<std::pair<std::string, u64>> gauges() const { return {}; }
 };
@@ -75,6 +80,9 @@ struct Plugin {
   Result<std::unique_ptr<Stage>> (*make)(const ConfigNode& keys, StageContext& context) = nullptr;
   // The kernel half's object file, empty when there is none. It holds one STAGE.
   std::span<const u8> (*kernel_half)() = nullptr;
+  // What a stage of it decides of one frame holds for the frame's whole flow, unless it says Burst::keep() or takes it back: then it and
+  // stages behind it may offload flows, whose later frames it does not see. See Flows.
+  bool per_flow = false;
 };
 
 }  // namespace weir

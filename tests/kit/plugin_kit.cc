@@ -32,6 +32,22 @@ std::ostream& operator<<(std::ostream& out, const Verdict& verdict) {
   return out << ' ' << verdict.argument;
 }
 
+bool FakeFlows::offload(const FlowKey& key, const FlowAction& action, FlowTimes times, u64 cookie) noexcept {
+  if (!open_ || !action.rewrite(key)) return false;
+  std::erase_if(offloads_, [&](const Offload& other) { return other.key.same(key); });
+  offloads_.push_back({key, action, times, cookie});
+  return true;
+}
+
+std::optional<u32> FakeFlows::idle_s(const FlowKey& key) const noexcept {
+  const bool there = std::ranges::any_of(offloads_, [&](const Offload& offload) { return offload.key.same(key); });
+  return there ? std::optional<u32>(0) : std::nullopt;
+}
+
+void FakeFlows::take_back(const std::function<bool(const FlowKey&, u64)>& which) noexcept {
+  std::erase_if(offloads_, [&](const Offload& offload) { return which(offload.key, offload.cookie); });
+}
+
 FakeContext::FakeContext(std::vector<std::string> ports, std::vector<std::string> elsewhere)
     : names_(std::move(ports)), own_(names_.size()) {
   std::ranges::move(elsewhere, std::back_inserter(names_));

@@ -40,6 +40,28 @@ struct Outcome {
   Packet bytes;
 };
 
+// Flows that a stage has offloaded, in order; none before a test opens it.
+class FakeFlows final : public Flows {
+ public:
+  struct Offload {
+    FlowKey key;
+    FlowAction action;
+    FlowTimes times;
+    u64 cookie;
+  };
+  void open() noexcept { open_ = true; }
+  [[nodiscard]] bool any() const noexcept override { return open_; }
+  [[nodiscard]] FlowKey key_of(const Frame& frame) const noexcept override { return open_ ? flow_key_of(frame) : FlowKey{}; }
+  bool offload(const FlowKey& key, const FlowAction& action, FlowTimes times, u64 cookie) noexcept override;
+  [[nodiscard]] std::optional<u32> idle_s(const FlowKey& key) const noexcept override;
+  void take_back(const std::function<bool(const FlowKey&, u64)>& which) noexcept override;
+  [[nodiscard]] const std::vector<Offload>& offloads() const noexcept { return offloads_; }  // that hold
+
+ private:
+  bool open_ = false;
+  std::vector<Offload> offloads_;
+};
+
 // The surroundings of one stage: the ports of its pipeline, by slot, and behind them ports of no pipeline.
 class FakeContext final : public StageContext {
  public:
@@ -48,6 +70,7 @@ class FakeContext final : public StageContext {
   [[nodiscard]] std::optional<PortSlot> port(std::string_view name) const override;
   [[nodiscard]] std::string_view name(PortSlot port) const override { return names_.at(port.value); }
   Result<GroupSlot> group(std::span<const PortSlot> ports) override;
+  FakeFlows& flows() override { return flows_; }
 
   [[nodiscard]] const std::vector<std::string>& names() const noexcept { return names_; }
   [[nodiscard]] const std::vector<std::vector<PortSlot>>& groups() const noexcept { return groups_; }
@@ -58,6 +81,7 @@ class FakeContext final : public StageContext {
   std::vector<std::string> names_;
   std::size_t own_;
   std::vector<std::vector<PortSlot>> groups_;
+  FakeFlows flows_;
 };
 
 // Ordinary memory, zeroed. A map that is asked for again in the same shape is as it was left: a second run that adopts it.
