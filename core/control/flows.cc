@@ -109,7 +109,20 @@ bool Instance::offloading() const {
   });
 }
 
+// A stage that could offload, behind one that is to see every frame.
+void Instance::warn_of_kept_flows() {
+  const Topology::StagePlan* before = nullptr;
+  for (const Topology::StagePlan& stage : topology_->stages()) {
+    if (before != nullptr && before->pipeline != stage.pipeline) before = nullptr;
+    if (before != nullptr && stage.plugin->per_flow)
+      warn(fmt::format("stage {}: its flows stay in user space, since stage {} in front of it is to see every frame",
+                       name_of(static_cast<u16>(stage.number)), name_of(static_cast<u16>(before->number))));
+    if (before == nullptr && !stage.plugin->per_flow) before = &stage;
+  }
+}
+
 Result<> Instance::make_flows() {
+  if (kernel_ && !options_.user_only && topology_->config().flows > 0) warn_of_kept_flows();
   if (!kernel_ || !offloading()) return {};
   flows_ = std::make_unique<FlowTable>(kernel_->flows(), kernel_->flow_seed());
   for (const Topology::StagePlan& stage : topology_->stages())

@@ -119,6 +119,7 @@ class Instance {
 
   // flows.cc
   [[nodiscard]] bool offloading() const;
+  void warn_of_kept_flows();
   void tick_flows(u32 now_s);
   [[nodiscard]] std::string name_of(u16 stage) const;
   Result<FlowTable::Which> flow_filter(const nlohmann::json& question) const;

@@ -10,7 +10,9 @@
 namespace weir {
 namespace {
 
-constexpr u32 rest_s = 2;  // full seconds would be one tick less
+constexpr u32 rest_s = 2;  // ticks are a second apart: one at least
+// A flow that is in use is not evicted for another one, which would be worth no more; else a table that is too small would hold nothing.
+constexpr u32 least_idle_s = 2;
 
 template <typename Flow>
 void store_word(Flow& flow, u64 word) noexcept {
@@ -96,7 +98,9 @@ bool FlowTable::put(Family<Flow>& family, Owner owner, const Entry& entry, const
       oldest = at, found = true;
   }
   if (!live && !room) {
-    if (found) end(family.flows[oldest], family.notes[oldest], FlowEnd::evicted);
+    const u32 second = now_s_.load(std::memory_order_relaxed);
+    if (found && second - std::min(second, load(family.flows[oldest].tail.seen_s)) >= least_idle_s)
+      end(family.flows[oldest], family.notes[oldest], FlowEnd::evicted);
     return false;
   }
   // One that TCP has ended is over only when its stage is told so.

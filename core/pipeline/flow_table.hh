@@ -57,8 +57,8 @@ class FlowTable {
   FlowTable(const Memory& memory, u64 seed);
 
   [[nodiscard]] FlowKey key_of(const Frame& frame) const noexcept;
-  // Where all places of a flow's hash are taken, the one that was seen longest ago is evicted; its place is free in the next second but
-  // one.
+  // Where all places of a flow's hash are taken, the one of them that was seen longest ago is evicted, unless it was within the last
+  // second; its place is free two ticks later.
   bool put(Owner owner, const Entry& entry) noexcept;
   [[nodiscard]] std::optional<u32> idle_s(const FlowKey& key) const noexcept;
   // From here on, control side only. Ends flows, and flows of before offloads that are on their way.

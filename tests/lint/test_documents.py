@@ -380,7 +380,7 @@ def test_what_is_missing_is_missing():
     later = re.search(r"later_drivers\{(.*?)\}", text(ROOT / "core" / "config" / "config.cc")).group(1)
     assert code(re.search(r"^- Drivers: (.*?)\. ", absent, re.MULTILINE).group(1)) == re.findall(r'"(\w+)"', later)
     assert 'Key::string("attach", {"exclusive"})' in text(ROOT / "core" / "config" / "config.cc")
-    assert not {"doctor", "flows", "trace", "capture", "gen", "bench"} & {key.split()[0] for key in weir_commands()}
+    assert not {"doctor", "trace", "capture", "gen", "bench"} & {key.split()[0] for key in weir_commands()}
     plugins = json.loads(run(WEIR, "plugins", "--json").stdout)["plugins"]
     assert code(re.search(r"^- Plugins: (.*?)\.", absent, re.MULTILINE).group(1)) == sorted((each["name"] for each in plugins), reverse=True)
 
