@@ -4,22 +4,13 @@
 #include <algorithm>
 
 #include "core/control/instance.hh"
-#include "core/control/load.hh"
 
 namespace weir {
 namespace {
 
 using nlohmann::json;
 
-// A key of a question, which comes over a socket and may be anything.
-Result<std::string> text(const json& question, const char* key) {
-  const auto at = question.find(key);
-  if (at == question.end() || !at->is_string()) return invalid("the question has no {}", key);
-  return at->get<std::string>();
-}
-
-Result<DevmapUpdate> update_of(const json& question) {
-  const std::string how = question.contains("how") ? TRY(text(question, "how")) : "any";
+Result<DevmapUpdate> update_of(const std::string& how) {
   if (how == "any") return DevmapUpdate::any;
   if (how == "noexist") return DevmapUpdate::noexist;
   if (how == "exist") return DevmapUpdate::exist;
@@ -32,13 +23,14 @@ std::string lines(const Problems& problems) {
   return all;
 }
 
-bool same_chain(const std::vector<EgressConfig>& one, const std::vector<EgressConfig>& other) {
-  return std::ranges::equal(one, other, [](const EgressConfig& a, const EgressConfig& b) {
-    return a.program == b.program && a.object == b.object && a.keys.text() == b.keys.text();
-  });
-}
-
 }  // namespace
+
+// A key of a question, which comes over a socket and may be anything.
+Result<std::string> Instance::text(const json& question, const char* key) {
+  const auto at = question.find(key);
+  if (at == question.end() || !at->is_string()) return invalid("the question has no {}", key);
+  return at->get<std::string>();
+}
 
 Result<PortSlot> Instance::port_named(const std::string& name) const {
   for (u16 slot = 0; slot < path_->ports.size(); ++slot)
@@ -84,7 +76,7 @@ Result<Instance::NextChain> Instance::prepare_chain(PortSlot slot, std::vector<E
     next.plain = make_plain_chain(next.configs, first);
     return next;
   }
-  next.kernel = TRY_WITHIN("port " + port->name, kernel_->load_chain(*port, next.configs, registry_, next.generation));
+  next.kernel = TRY_WITHIN("port " + port->name, kernel_->load_chain(*port, next.configs, *registry_, next.generation));
   TRY_VOID(kernel_->prepare_chain_pins(next.kernel, slot));
   return next;
 }
@@ -190,7 +182,7 @@ Result<json> Instance::set_egress(const json& question) {
   if (chain == question.end() || !chain->is_array() || !std::ranges::all_of(*chain, [](const json& word) { return word.is_string(); }))
     return invalid("the question has no chain");
   const std::string folder = question.contains("folder") ? TRY(text(question, "folder")) : "";
-  auto configs = parse_egress(chain->get<std::vector<std::string>>(), folder, topology_->config().frags, registry_);
+  auto configs = parse_egress(chain->get<std::vector<std::string>>(), folder, topology_->config().frags, *registry_);
   if (!configs) return std::unexpected(Error{Failure::invalid, lines(configs.error())});
   TRY_VOID(expect_allowed(slot, *configs));
   TRY_VOID(change_chains({{slot, std::move(*configs)}}));
@@ -201,7 +193,7 @@ Result<json> Instance::set_egress(const json& question) {
 Result<json> Instance::set_entry(const json& question) {
   const std::string named = TRY(text(question, "port"));
   const PortSlot slot = TRY(port_named(named));
-  const DevmapUpdate how = TRY(update_of(question));
+  const DevmapUpdate how = TRY(update_of(question.contains("how") ? TRY(text(question, "how")) : "any"));
   PortEntry& entry = path_->ports[slot.value];
   if (how == DevmapUpdate::noexist && !entry.deleted) return invalid("port {} has an entry already", named);
   if (how == DevmapUpdate::exist && entry.deleted) return missing("port {} has no entry to replace", named);
@@ -236,7 +228,10 @@ Result<> Instance::delete_entry(PortSlot slot, bool deleted) {
 
 Result<> Instance::set_members(GroupSlot group, std::vector<PortSlot> members) {
   if (kernel_) TRY_VOID(kernel_->set_group(group, members, kernel_ports_));
-  workers_->at_rest([&] { path_->groups[group.value] = std::move(members); });
+  workers_->at_rest([&] {
+    if (path_->groups.size() <= group.value) path_->groups.resize(group.value + 1u);
+    path_->groups[group.value] = std::move(members);
+  });
   return {};
 }
 
@@ -252,59 +247,6 @@ Result<json> Instance::change_group(const json& question, bool join) {
   else members.erase(at);
   TRY_VOID(set_members(group, std::move(members)));
   return devmap();
-}
-
-// Whether the file of a foreign program has other bytes than what runs.
-bool Instance::is_built_anew(PortSlot slot) const {
-  for (std::size_t place = 0; place < chains_[slot.value].size(); ++place) {
-    const std::string& file = chains_[slot.value][place].object;
-    if (file.empty()) continue;
-    if (const Result<std::vector<u8>> bytes = read_file(file); bytes && *bytes != kernel_->chain(slot).programs[place].foreign) return true;
-  }
-  return false;
-}
-
-// The difference between two files, not between a file and what runs: what commands have changed stays, where the file did not change.
-Result<json> Instance::reload(const json& question) {
-  const std::string file = question.contains("file") ? TRY(text(question, "file")) : topology_->config().file;
-  // Before the rest, which these may be wrong for: what a plugin that is not loaded declares is not known.
-  const auto folders = plugin_dirs_of(file);
-  if (folders && !std::ranges::equal(*folders, topology_->config().plugin_dirs, {}, &PluginDir::folder, &PluginDir::folder))
-    return fail("{}: changes weir.plugin_dirs, which takes a new start; nothing was changed", file);
-  if (const std::string module = registry_.changed_since(); !module.empty())
-    return fail("{}: plugin module {} is not the one that runs, and another takes a new start; nothing was changed", file, module);
-  const std::unique_ptr<Topology> next = TRY(load_topology(file, registry_));
-  if (const std::vector<std::string> others = topology_->differences(*next); !others.empty())
-    return fail("{}: changes {}, which takes a new start; nothing was changed", file, fmt::join(others, ", "));
-  std::vector<std::pair<PortSlot, std::vector<EgressConfig>>> chains;
-  json changed = json::array();
-  for (u16 slot = 0; slot < path_->ports.size(); ++slot) {
-    const PortConfig& port = next->config().ports[slot];
-    const bool same = same_chain(topology_->config().ports[slot].egress, port.egress);
-    if (same && !is_built_anew(PortSlot{slot})) continue;
-    const std::vector<EgressConfig>& wanted = same ? chains_[slot] : port.egress;  // an object built anew may be of a command's chain
-    TRY_VOID(expect_allowed(PortSlot{slot}, wanted));
-    chains.emplace_back(PortSlot{slot}, wanted);
-    changed.push_back("egress of port " + port.name);
-  }
-  std::vector<GroupSlot> groups;
-  for (u16 slot = 0; slot < next->config().groups.size(); ++slot) {
-    if (next->groups()[slot].ports == topology_->groups()[slot].ports) continue;
-    groups.push_back(GroupSlot{slot});
-    changed.push_back("group " + next->groups()[slot].name);
-  }
-  const std::vector<std::vector<PortSlot>> before = path_->groups;
-  Result<> done;
-  std::size_t set = 0;
-  for (; done && set < groups.size(); ++set) done = set_members(groups[set], next->groups()[groups[set].value].ports);
-  if (done) done = change_chains(std::move(chains));
-  if (!done) {
-    for (const GroupSlot group : std::span(groups).first(set)) static_cast<void>(set_members(group, before[group.value]));
-    return std::unexpected(std::move(done).error());
-  }
-  topology_->take(*next);
-  note_layout();
-  return json{{"file", file}, {"changed", changed}};
 }
 
 }  // namespace weir

@@ -121,12 +121,17 @@ void Instance::warn_of_kept_flows() {
   }
 }
 
+// A stage is not told of flows of the one whose place it took.
+FlowTable::Owner Instance::owner_of(u32 stage, u32 generation) const noexcept {
+  return {static_cast<u16>(stage | generation * FlowTable::Owner::stages), static_cast<u16>(topology_->stages()[stage].block)};
+}
+
 Result<> Instance::make_flows() {
   if (kernel_ && !options_.user_only && topology_->config().flows > 0) warn_of_kept_flows();
   if (!kernel_ || !offloading()) return {};
   flows_ = std::make_unique<FlowTable>(kernel_->flows(), kernel_->flow_seed());
   for (const Topology::StagePlan& stage : topology_->stages())
-    if (stage.offloads) stage.flows->connect(*flows_, {static_cast<u16>(stage.number), static_cast<u16>(stage.block)});
+    if (stage.offloads) stage.flows->connect(*flows_, owner_of(stage.number, 0));
   tick_flows(now_s());
   return {};
 }
@@ -137,7 +142,7 @@ void Instance::tick_flows(u32 now_s) {
   flows_->tick(now_s, [&](FlowTable::Owner owner, const EndedFlow& flow) {
     for (const auto& pipeline : path_->pipelines)
       for (const StageEntry& stage : pipeline->stages)
-        if (stage.number == owner.stage) stage.stage->flow_ended(flow);
+        if (owner.stage == owner_of(stage.number, stage_generations_[stage.number]).stage) stage.stage->flow_ended(flow);
   });
 }
 
@@ -163,7 +168,7 @@ Result<FlowTable::Which> Instance::flow_filter(const json& question) const {
   if (const std::string text = question.value("to", ""); !text.empty()) to = TRY(prefix_of(text));
   if (const std::string text = question.value("protocol", ""); !text.empty()) protocol = TRY(protocol_of(text));
   return FlowTable::Which([=](const FlowTable::Seen& flow) {
-    return (!port || flow.key.port() == *port) && (!stage || flow.owner.stage == *stage) &&
+    return (!port || flow.key.port() == *port) && (!stage || flow.owner.number() == *stage) &&
            (!protocol || flow.key.protocol() == *protocol) && (!from || from->holds(flow.key, flow.key.source())) &&
            (!to || to->holds(flow.key, flow.key.destination()));
   });
@@ -175,7 +180,7 @@ json Instance::flow_report(const FlowTable::Seen& flow) const {
               {"from", address_text(version, flow.key.source().data())},
               {"to", address_text(version, flow.key.destination().data())},
               {"protocol", protocol_name(protocol)},
-              {"stage", name_of(flow.owner.stage)},
+              {"stage", name_of(static_cast<u16>(flow.owner.number()))},
               {"hits", flow.frames},
               {"bytes", flow.bytes},
               {"age_s", flow.age_s},
@@ -191,7 +196,7 @@ json Instance::flow_report(const FlowTable::Seen& flow) const {
   if (flow.fate == FLOW_REDIRECT) report["out"] = path_->ports[flow.argument].name;
   if (flow.fate == FLOW_FLOOD) report["group"] = flow.argument;
   for (const Topology::StagePlan& plan : topology_->stages())
-    if (plan.number == flow.owner.stage && flow.fate == FLOW_DROP)
+    if (plan.number == flow.owner.number() && flow.fate == FLOW_DROP)
       report["reason"] = flow.argument < plan.plugin->drops.size() ? plan.plugin->drops[flow.argument] : "unnamed";
   return report;
 }

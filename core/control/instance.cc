@@ -21,16 +21,18 @@ constexpr u32 least_fill = 64;  // frames per queue for receiving: one burst
 
 u32 action_of(Miss miss) noexcept { return miss == Miss::to_stack ? XDP_PASS : miss == Miss::aborted ? XDP_ABORTED : XDP_DROP; }
 
-// The tables of a user half whose kernel half does not run.
-class PlainMemory final : public StageMemory {
- private:
-  Result<u8*> bytes(std::string_view, std::size_t entry, u32 count) override {
-    return pieces_.emplace_back(TRY(Mapping::anonymous(entry * count))).data();
-  }
-  std::vector<Mapping> pieces_;
-};
-
 }  // namespace
+
+Result<u8*> PlainMemory::bytes(std::string_view map, std::size_t entry, u32 count) {
+  Piece piece{TRY(Mapping::anonymous(entry * count)), entry, count};
+  return pieces_.insert_or_assign(std::string(map), std::move(piece)).first->second.memory.data();
+}
+
+KernelMemory::Shown PlainMemory::show(std::string_view map) const noexcept {
+  const auto at = pieces_.find(map);
+  if (at == pieces_.end()) return {nullptr, 0, 0};
+  return {at->second.memory.data(), at->second.entry, at->second.count};
+}
 
 Result<std::unique_ptr<Instance>> Instance::prepare(std::unique_ptr<Topology> topology, const Registry& registry, const Options& options) {
   InstanceLock lock = TRY(InstanceLock::take(topology->config().name));
@@ -42,7 +44,7 @@ Result<std::unique_ptr<Instance>> Instance::prepare(std::unique_ptr<Topology> to
 }
 
 Instance::Instance(std::unique_ptr<Topology> topology, const Registry& registry, const Options& options, InstanceLock lock)
-    : topology_(std::move(topology)), registry_(registry), options_(options), lock_(std::move(lock)) {}
+    : topology_(std::move(topology)), registry_(&registry), options_(options), lock_(std::move(lock)) {}
 
 Instance::~Instance() {
   if (kernel_ && !ran_) {
@@ -169,17 +171,21 @@ std::pair<u32, u32> Instance::way_to(const Topology::StagePlan* stage) const {
   return {in_kernel(*stage) ? WEIR_GO_STAGE : WEIR_GO_PUNT, stage->number};
 }
 
+KernelStage Instance::kernel_stage(const Topology::StagePlan& plan) const {
+  const auto [go, next] = way_to(plan.last ? nullptr : &plan + 1);
+  return {plan.pipeline->name + "." + plan.config->name, plan.plugin, plan.number, plan.block, go, next, action_of(plan.pipeline->miss)};
+}
+
 Result<> Instance::make_stages() {
   std::vector<Topology::StagePlan>& plans = topology_->stages();
   for (const PipelineConfig& config : topology_->config().pipelines)
     path_->pipelines.push_back(std::make_unique<Pipeline>(Pipeline{config.name, config.miss, {}}));
   for (Topology::StagePlan& plan : plans) {
     const std::string name = plan.pipeline->name + "." + plan.config->name;
-    const auto [go, next] = way_to(plan.last ? nullptr : &plan + 1);
-    const KernelStage kernel{name, plan.plugin, plan.number, plan.block, go, next, action_of(plan.pipeline->miss)};
+    const KernelStage kernel = kernel_stage(plan);
     StageMemory* memory = nullptr;
     if (in_kernel(plan)) memory = TRY(kernel_->open_stage(kernel));
-    else memory = plain_memories_.emplace_back(std::make_unique<PlainMemory>()).get();
+    else memory = (plain_memories_[plan.number] = std::make_unique<PlainMemory>()).get();
     TRY_WITHIN_VOID("stage " + name, guarded("bind plugin " + std::string(plan.plugin->name), [&] { return plan.stage->bind(*memory); }));
     if (in_kernel(plan)) TRY_VOID(kernel_->load_stage(kernel));
     auto pipeline = std::ranges::find(path_->pipelines, plan.pipeline->name, [](const auto& each) { return each->name; });
@@ -248,7 +254,7 @@ Result<> Instance::make_kernel_port(const Device& device) {
   if (is_foreign(config.egress) && !port.redirectable)
     return fail("its chain has a foreign program, which runs in the kernel alone, and nothing can be redirected to it: {}",
                 fmt::join(device.warnings, "; "));
-  return kernel_->add_port(port, TRY(kernel_->load_chain(port, config.egress, registry_, 0)));
+  return kernel_->add_port(port, TRY(kernel_->load_chain(port, config.egress, *registry_, 0)));
 }
 
 // Without a device there is no kernel build to share memory with.
@@ -256,7 +262,7 @@ Instance::PlainChain Instance::make_plain_chain(const std::vector<EgressConfig>&
   PlainChain chain;
   const u32 rows = path_->accounts.rows();
   for (const EgressConfig& config : configs) {
-    const egress_program& program = *registry_.egress_module(config.program)->host;
+    const egress_program& program = *registry_->egress_module(config.program)->host;
     const std::size_t stride = egress_stride(program);
     const auto piece = [&](std::size_t size) { return chain.pieces.emplace_back(size).data(); };
     u8* settings = piece(program.config_size);

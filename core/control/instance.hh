@@ -23,6 +23,21 @@ namespace weir {
 
 class Umem;
 
+// The tables of a user half whose kernel half does not run.
+class PlainMemory final : public StageMemory {
+ public:
+  [[nodiscard]] KernelMemory::Shown show(std::string_view map) const noexcept;
+
+ private:
+  struct Piece {
+    Mapping memory;
+    std::size_t entry;
+    u32 count;
+  };
+  Result<u8*> bytes(std::string_view map, std::size_t entry, u32 count) override;
+  std::map<std::string, Piece, std::less<>> pieces_;
+};
+
 class Instance {
  public:
   struct Options {
@@ -79,6 +94,7 @@ class Instance {
   void warn(std::string text);
   [[nodiscard]] std::vector<std::string> group_warnings() const;
   [[nodiscard]] bool in_kernel(const Topology::StagePlan& stage) const;
+  [[nodiscard]] KernelStage kernel_stage(const Topology::StagePlan& plan) const;
   [[nodiscard]] std::pair<u32, u32> way_to(const Topology::StagePlan* stage) const;  // enum weir_go and its argument
   [[nodiscard]] u32 fill_per_queue() const noexcept;
   [[nodiscard]] std::string layout() const;
@@ -92,6 +108,7 @@ class Instance {
     account kernel{}, user{};
     std::map<std::string, u64> counters;
   };
+  static Result<std::string> text(const nlohmann::json& question, const char* key);
   [[nodiscard]] Result<PortSlot> port_named(const std::string& name) const;
   [[nodiscard]] Result<GroupSlot> group_named(const std::string& name) const;
   KernelPort* kernel_port(PortSlot slot) noexcept;
@@ -107,8 +124,6 @@ class Instance {
   Result<> delete_entry(PortSlot slot, bool deleted);
   Result<> set_members(GroupSlot group, std::vector<PortSlot> members);
   Result<nlohmann::json> change_group(const nlohmann::json& question, bool join);
-  [[nodiscard]] bool is_built_anew(PortSlot slot) const;
-  Result<nlohmann::json> reload(const nlohmann::json& question);
 
   // What the workers' counters and rings held while they stood still. Taken in a hurry: frames wait meanwhile.
   struct Moment {
@@ -117,7 +132,26 @@ class Instance {
     u64 free = 0, rings = 0, bursts = 0, waiting = 0;  // frames; `waiting` are those in the rings that are on their way in
   };
 
+  // reload.cc
+  // A stage that is ready to take the place of one that runs; and that one, once it has.
+  struct NextStage {
+    u32 number;
+    const Plugin* plugin;
+    std::unique_ptr<Stage> stage;
+    StageHalf half;                      // where its kernel half runs,
+    std::unique_ptr<PlainMemory> plain;  // and where not
+  };
+  StageEntry& stage_entry(u32 number);
+  std::vector<u32> changed_stages(const Topology& next);
+  [[nodiscard]] std::string refuse_stages(const std::vector<u32>& stages, const Topology& next) const;
+  Result<NextStage> prepare_stage(Topology::StagePlan& plan);
+  Result<> exchange_stages(std::vector<NextStage>& others);
+  void take_flows_back(const std::vector<NextStage>& others);
+  [[nodiscard]] bool is_built_anew(PortSlot slot, const Registry& registry) const;
+  Result<nlohmann::json> reload(const nlohmann::json& question);
+
   // flows.cc
+  [[nodiscard]] FlowTable::Owner owner_of(u32 stage, u32 generation) const noexcept;
   [[nodiscard]] bool offloading() const;
   void warn_of_kept_flows();
   void tick_flows(u32 now_s);
@@ -167,7 +201,9 @@ class Instance {
 
   // In the order of their lifetime.
   std::unique_ptr<Topology> topology_;
-  const Registry& registry_;
+  const Registry* registry_;
+  std::vector<std::unique_ptr<Registry>> registries_;  // of reloads: what they have loaded may be at work
+  std::vector<std::unique_ptr<Topology>> reloaded_;    // whose stages run
   Options options_;
   InstanceLock lock_;
   std::vector<std::string> warnings_;                    // of the instance
@@ -179,7 +215,8 @@ class Instance {
   std::unique_ptr<KernelSide> kernel_;                // none without an XDP port
   std::unique_ptr<FlowTable> flows_;                  // none where no stage may offload
   std::vector<KernelPort> kernel_ports_;
-  std::vector<std::unique_ptr<StageMemory>> plain_memories_;
+  std::map<u32, std::unique_ptr<PlainMemory>> plain_memories_;  // by stage number; null: its kernel half runs
+  std::map<u32, u32> stage_generations_;                        // how many stages have had this number before
   // By port slot.
   std::vector<PlainChain> plain_chains_;
   std::vector<std::vector<EgressConfig>> chains_;  // that run: the file's, until a command says otherwise

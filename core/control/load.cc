@@ -13,8 +13,8 @@ std::unexpected<Error> of_file(const Problems& problems) {
 
 }  // namespace
 
-Result<Registry> load_registry(const std::string& file) {
-  Registry registry = TRY(Registry::load());
+Result<Registry> load_registry(const std::string& file, const Registry* before) {
+  Registry registry = TRY(Registry::load(before));
   Problems problems;
   for (std::size_t i = 0; const PluginDir& dir : plugin_dirs_of(file).value_or(std::vector<PluginDir>())) {
     const std::string path = fmt::format("weir.plugin_dirs[{}]", i++);
@@ -24,9 +24,9 @@ Result<Registry> load_registry(const std::string& file) {
   return registry;
 }
 
-Result<std::unique_ptr<Topology>> load_topology(const std::string& file, const Registry& registry) {
+Result<std::unique_ptr<Topology>> load_topology(const std::string& file, const Registry& registry, const Topology* before) {
   std::expected<Config, Problems> config = load_config(file, registry);
-  if (config) return Topology::build(std::move(*config), registry);
+  if (config) return Topology::build(std::move(*config), registry, before);
   return of_file(config.error());
 }
 

@@ -7,10 +7,12 @@
 
 namespace weir {
 
-// The plugins that came with libweir, and those of the file's plugin_dirs. A folder or a module that does not fit is an error as below.
-Result<Registry> load_registry(const std::string& file);
+// The plugins that came with libweir, and those of the file's plugin_dirs. `before`: see Registry::load(). A folder or a module that does
+// not fit is an error as below.
+Result<Registry> load_registry(const std::string& file, const Registry* before = nullptr);
 
-// Every problem is in the error, one a line, each "FILE:LINE:COL: path: what, and what is allowed".
-Result<std::unique_ptr<Topology>> load_topology(const std::string& file, const Registry& registry);
+// `before`: what runs; see Topology::build(). Every problem is in the error, one a line, each "FILE:LINE:COL: path: what, and what is
+// allowed".
+Result<std::unique_ptr<Topology>> load_topology(const std::string& file, const Registry& registry, const Topology* before = nullptr);
 
 }  // namespace weir

@@ -49,7 +49,7 @@ class Topology::Context final : public StageContext {
 Topology::Topology(Config config) : config_(std::move(config)) {}
 Topology::~Topology() = default;
 
-Result<std::unique_ptr<Topology>> Topology::build(Config config, const Registry& registry) {
+Result<std::unique_ptr<Topology>> Topology::build(Config config, const Registry& registry, const Topology* before) {
   std::unique_ptr<Topology> made(new Topology(std::move(config)));
   const Config& all = made->config_;
   std::string problems;
@@ -59,6 +59,8 @@ Result<std::unique_ptr<Topology>> Topology::build(Config config, const Registry&
     for (const std::string& port : group.ports) numbered.ports.push_back(*made->port(port));
     made->groups_.push_back(std::move(numbered));
   }
+  if (before != nullptr && before->config_.groups.size() == all.groups.size())
+    for (std::size_t i = all.groups.size(); i < before->groups_.size(); ++i) made->groups_.push_back({"", before->groups_[i].ports, true});
   for (const PipelineConfig& pipeline : all.pipelines) {
     bool per_flow = true;
     for (const StageConfig& stage : pipeline.stages) {
@@ -188,7 +190,7 @@ std::vector<std::string> Topology::differences(const Topology& other) const {
                         groups_[i].of_stage ? "floods to (for its members alone: weir devmap group join or leave)" : "would flood to"));
   const auto stages_of = [](const PipelineConfig& pipeline) {
     std::string text = fmt::format("{} {}", pipeline.name, static_cast<int>(pipeline.miss));
-    for (const StageConfig& stage : pipeline.stages) text += fmt::format("\n{} {} {}", stage.plugin, stage.name, stage.keys.text());
+    for (const StageConfig& stage : pipeline.stages) text += fmt::format("\n{} {}", stage.plugin, stage.name);
     return text;
   };
   compare(one.pipelines.size() == two.pipelines.size(), "the number of pipelines");
@@ -202,7 +204,14 @@ void Topology::take(const Topology& other) {
   for (std::size_t i = 0; i < config_.groups.size(); ++i) {
     config_.groups[i].ports = other.config_.groups[i].ports;
     groups_[i].ports = other.groups_[i].ports;
+    groups_[i].of_stage |= other.groups_[i].of_stage;
   }
+  for (std::size_t i = groups_.size(); i < other.groups_.size(); ++i) groups_.push_back(other.groups_[i]);
+  for (std::size_t i = 0; i < config_.pipelines.size(); ++i)
+    for (std::size_t j = 0; j < config_.pipelines[i].stages.size(); ++j)
+      config_.pipelines[i].stages[j].keys = other.config_.pipelines[i].stages[j].keys;
+  for (std::size_t i = 0; i < stages_.size(); ++i) stages_[i].plugin = other.stages_[i].plugin;
+  config_.plugin_dirs = other.config_.plugin_dirs;
   config_.file = other.config_.file;
 }
 

@@ -17,7 +17,8 @@ namespace weir {
 class Topology {
  public:
   // Constructs every stage, so that what only a plugin can check is checked too. Every problem is in the error, one a line.
-  static Result<std::unique_ptr<Topology>> build(Config config, const Registry& registry);
+  // `before`: what runs, whose groups keep their numbers.
+  static Result<std::unique_ptr<Topology>> build(Config config, const Registry& registry, const Topology* before = nullptr);
   Topology(const Topology&) = delete;
   ~Topology();
 
@@ -55,7 +56,7 @@ class Topology {
   [[nodiscard]] u32 blocks() const noexcept { return blocks_; }
   // Why a chain with a foreign program cannot stand on a port: user space would send there too, without that program. Empty: it can.
   [[nodiscard]] std::string refuse_foreign(const std::vector<EgressConfig>& chain) const;
-  // What of another one takes a new start: all but the programs and keys of egress chains and the members of named groups.
+  // What of another one takes a new start: all but the programs and keys of egress chains, the members of named groups, and what stages do.
   [[nodiscard]] std::vector<std::string> differences(const Topology& other) const;
   // Takes these over from one that does not differ otherwise.
   void take(const Topology& other);

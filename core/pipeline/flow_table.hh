@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "bpf/abi/link.h"
 #include "core/base/spin_lock.hh"
 #include "core/pipeline/flow_rewrites.hh"
 #include "core/pipeline/flows.hh"
@@ -24,8 +25,10 @@ class FlowTable {
     std::span<flow_rewrite> rewrites;
   };
   struct Owner {
-    u16 stage;  // its number in the instance
+    static constexpr u32 stages = WEIR_MAX_STAGES;
+    u16 stage;  // its number in the instance, and how many had that before, times `stages`
     u16 block;  // in the accounts
+    [[nodiscard]] u32 number() const noexcept { return stage % stages; }
   };
   struct Entry {
     FlowKey key;

@@ -116,6 +116,18 @@ Result<u8*> KernelMemory::hold(std::string_view name, const MapShape& shape, boo
   return at;
 }
 
+KernelMemory::Shown KernelMemory::show(std::string_view map) const noexcept {
+  const auto at = held_.find(pin_of(map));
+  if (at == held_.end()) return {nullptr, 0, 0};
+  const MapShape& shape = at->second.map.shape();
+  return {at->second.memory.data(), shape.value_size, shape.entries};
+}
+
+Result<> KernelMemory::commit_pins() const {
+  for (const auto& [name, held] : held_) TRY_VOID(pins_.commit(name));
+  return {};
+}
+
 Result<> KernelMemory::prepare_pins() const {
   for (const auto& [name, held] : held_) TRY_VOID(pins_.prepare(name, held.map.fd()));
   return {};
@@ -229,10 +241,15 @@ void KernelSide::set_clock(u32 now_s) {
   static_cast<void>(entries_.set(0, &entries_now_));  // of a map that is there
 }
 
-Result<StageMemory*> KernelSide::open_stage(const KernelStage& stage) {
+Result<StageHalf> KernelSide::open_half(const KernelStage& stage, bool adopt) const {
   StageHalf half;
   half.object = std::make_unique<BpfObject>(TRY(BpfObject::open("stage " + stage.name, stage.plugin->kernel_half())));
-  half.memory = std::make_unique<KernelMemory>(*half.object, pins_, fmt::format("stage_{}", stage.number), shape_.adopt);
+  half.memory = std::make_unique<KernelMemory>(*half.object, pins_, fmt::format("stage_{}", stage.number), adopt);
+  return half;
+}
+
+Result<StageMemory*> KernelSide::open_stage(const KernelStage& stage) {
+  StageHalf half = TRY(open_half(stage, shape_.adopt));
   StageMemory* memory = half.memory.get();
   halves_.insert_or_assign(stage.number, std::move(half));
   return memory;
@@ -240,14 +257,59 @@ Result<StageMemory*> KernelSide::open_stage(const KernelStage& stage) {
 
 Result<> KernelSide::load_stage(const KernelStage& stage) {
   StageHalf& half = halves_.at(stage.number);
+  TRY_VOID(load_half(half, stage));
+  const int program = half.object->program_fd(half.object->first_program());
+  return stages_.set(stage.number, &program);
+}
+
+Result<> KernelSide::load_half(StageHalf& half, const KernelStage& stage) const {
   half.link = {stage.number, stage.block, stage.go, stage.next, shape_.ports, stage.miss, shape_.keyed, shape_.frags};
   const std::string name = half.object->first_program();
   TRY_VOID(share(*half.object));
   TRY_VOID(half.object->link(program_link{accounts_.link(), half.link, {}}, memory()));
   half.object->set_frags(shape_.frags);
-  TRY_VOID(half.object->load(name));
-  const int program = half.object->program_fd(name);
-  return stages_.set(stage.number, &program);
+  return half.object->load(name);
+}
+
+Result<> KernelSide::replace_half(u32 stage, StageHalf& half, const std::vector<KernelPort>& ports) {
+  StageHalf& now = halves_.at(stage);
+  std::swap(now, half);
+  std::vector<std::pair<Ingress*, Ingress>> entries;  // of the ports whose program it is part of
+  const auto make = [&]() -> Result<> {
+    for (const KernelPort& port : ports)
+      for (Ingress& made : ingress_)
+        if (port.go == WEIR_GO_STAGE && port.next == stage && made.pin == link_pin(port))
+          entries.emplace_back(&made, TRY(make_ingress(port, made.native)));
+    return {};
+  };
+  const auto put = [&](const StageHalf& of, bool fresh, std::size_t count) -> Result<> {
+    const int program = of.object->program_fd(of.object->first_program());
+    TRY_VOID(stages_.set(stage, &program));
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto& [made, next] = entries[i];
+      const Result<> done = made->link.replace(fresh ? next.program : made->program);
+      if (!done && done.error().errno_value != ENOLINK) return done;  // the device has gone, and gets the new program when it comes back
+    }
+    return {};
+  };
+  Result<> done = make();
+  if (done) done = now.memory->prepare_pins();
+  if (done && !(done = put(now, true, entries.size()))) static_cast<void>(put(half, false, entries.size()));
+  if (!done) {
+    std::swap(now, half);
+    pins_.forget_prepared();
+    return done;
+  }
+  for (auto& [made, next] : entries) {
+    made->object = std::move(next.object);
+    made->program = next.program;
+  }
+  TRY_VOID(wait_for_programs());
+  TRY_VOID(now.memory->commit_pins());
+  const std::vector<std::string> kept = now.memory->pin_names();
+  for (const std::string& name : half.memory->pin_names())
+    if (std::ranges::find(kept, name) == kept.end()) pins_.remove(name);
+  return {};
 }
 
 Result<> KernelSide::load_egress(const KernelPort& port, LoadedChain& chain, const EgressConfig& config, const EgressModule& module,

@@ -38,7 +38,14 @@ class KernelMemory final : public StageMemory {
   Result<u8*> value(std::string_view map, std::size_t size);
   // The object may go now: no map of it is asked for any more.
   void settle() noexcept { object_ = nullptr; }
-  // Of a map that it has made.
+  // Of a map that it has made; null: none.
+  struct Shown {
+    const u8* bytes;
+    std::size_t entry;
+    u32 count;
+  };
+  [[nodiscard]] Shown show(std::string_view map) const noexcept;
+  Result<> commit_pins() const;
   [[nodiscard]] int fd(std::string_view map) const { return held_.at(pin_of(map)).map.fd(); }
   [[nodiscard]] std::vector<std::string> pin_names() const;
 
@@ -117,6 +124,13 @@ struct KernelStage {
 // What the kernel is told of a group beside its devmap. `longest`: bytes of a frame that every member takes; 0: floods are user space's.
 group_targets targets_of(std::span<const PortSlot> reachable, u32 longest) noexcept;
 
+// The kernel half of a stage.
+struct StageHalf {
+  std::unique_ptr<BpfObject> object;
+  std::unique_ptr<KernelMemory> memory;
+  stage_link link{};
+};
+
 class KernelSide {
  public:
   static constexpr u32 max_queues = 64;  // of a port
@@ -145,6 +159,13 @@ class KernelSide {
   // The kernel half of a stage: first its memory, for Stage::bind(), then load.
   Result<StageMemory*> open_stage(const KernelStage& stage);
   Result<> load_stage(const KernelStage& stage);
+  // Another half for a stage that runs, with memory of its own; and loaded. Nothing is changed.
+  [[nodiscard]] Result<StageHalf> open_half(const KernelStage& stage, bool adopt) const;
+  Result<> load_half(StageHalf& half, const KernelStage& stage) const;
+  // Puts it in the place of the stage's present one, which `half` is then. Each frame meets the one or the other; when this returns, none
+  // is in the old one any more. After an error the old one is in place.
+  Result<> replace_half(u32 stage, StageHalf& half, const std::vector<KernelPort>& ports);
+  [[nodiscard]] const KernelMemory& memory_of(u32 stage) const { return *halves_.at(stage).memory; }
   // Fails when the device carries a program that is not an earlier run's of this instance.
   [[nodiscard]] Result<> expect_free(const KernelPort& port) const;
   // Loads a chain, and changes nothing. `generation`: 0 for the port's first, which may adopt what an earlier run left.
@@ -199,11 +220,6 @@ class KernelSide {
   [[nodiscard]] const std::string& pin_path() const noexcept { return pins_.path(); }
 
  private:
-  struct StageHalf {
-    std::unique_ptr<BpfObject> object;
-    std::unique_ptr<KernelMemory> memory;
-    stage_link link{};
-  };
   struct Ingress {
     BpfObject object;
     int program = -1;

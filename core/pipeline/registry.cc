@@ -47,28 +47,32 @@ std::vector<std::string> names_of(const Map& map) {
 
 void Registry::Unload::operator()(void* handle) const noexcept { ::dlclose(handle); }
 
-Result<Registry> Registry::load() {
+Result<Registry> Registry::load(const Registry* before) {
   Dl_info self{};
   if (::dladdr(reinterpret_cast<void*>(&refuse_egress_config), &self) == 0 || self.dli_fname == nullptr)
     return fail("find the folder of plugins: the dynamic linker does not know where libweir is");
   const fs::path beside = fs::canonical(self.dli_fname).parent_path();
   for (const fs::path& folder : {beside / "weir" / "plugins", beside.parent_path() / "plugins"})
-    if (fs::is_directory(folder)) return load(folder);
+    if (fs::is_directory(folder)) {
+      Registry registry;
+      if (before != nullptr) registry.opened_ = before->opened_;
+      TRY_VOID(registry.add_folder(folder));
+      return registry;
+    }
   return fail("find the folder of plugins: neither {} nor {} is there; install weir again", (beside / "weir/plugins").string(),
               (beside.parent_path() / "plugins").string());
 }
 
 Result<Registry> Registry::load(const std::string& folder) {
   Registry registry;
-  const std::vector<Stamp> modules = TRY(modules_in(folder));
-  TRY_VOID(registry.load_modules(modules));
+  TRY_VOID(registry.add_folder(folder));
   return registry;
 }
 
 Result<> Registry::add_folder(const std::string& folder) {
   std::vector<Stamp> modules = TRY(modules_in(folder));
   TRY_VOID(load_modules(modules));
-  added_.push_back({folder, std::move(modules)});
+  folders_.push_back({folder, std::move(modules)});
   return {};
 }
 
@@ -89,7 +93,7 @@ Result<std::vector<Registry::Stamp>> Registry::modules_in(const std::string& fol
 }
 
 std::string Registry::changed_since() const {
-  for (const Folder& folder : added_) {
+  for (const Folder& folder : folders_) {
     const Result<std::vector<Stamp>> now = modules_in(folder.name);
     if (!now) return folder.name;
     const auto [before, after] = std::ranges::mismatch(folder.modules, *now);
@@ -108,21 +112,32 @@ Registry Registry::of(std::vector<const Plugin*> plugins, std::vector<const Egre
   return registry;
 }
 
+// The dynamic linker takes a name that it knows for the file that it knows: one that was built again goes by another name.
+const std::string& Registry::name_for(const Stamp& module) {
+  const auto [at, fresh] = opened_.try_emplace(module.file, Opened{module, module.file});
+  if (!fresh && at->second.stamp != module) {
+    const fs::path before = at->second.name;
+    at->second = {module, before.parent_path() / "." / before.filename()};
+  }
+  return at->second.name;
+}
+
 Result<> Registry::load_modules(const std::vector<Stamp>& modules) {
-  std::vector<std::string> files;
+  std::vector<std::string> files, names;
   for (const Stamp& module : modules) {
     std::error_code error;
     if (const fs::path real = fs::canonical(module.file, error); !error && !loaded_.insert(real).second) continue;
     TRY_VOID(expect_version(module.file));
     files.push_back(module.file);
+    names.push_back(name_for(module));
   }
-  TRY_VOID(try_modules(files));
-  for (const std::string& file : files) TRY_VOID(load_module(file));
+  TRY_VOID(try_modules(names));
+  for (std::size_t i = 0; i < files.size(); ++i) TRY_VOID(load_module(files[i], names[i]));
   return {};
 }
 
-Result<> Registry::load_module(const std::string& file) {
-  std::unique_ptr<void, Unload> handle(::dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL));
+Result<> Registry::load_module(const std::string& file, const std::string& name) {
+  std::unique_ptr<void, Unload> handle(::dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL));
   if (!handle) return fail("{}: load plugin: {}", file, ::dlerror());
   if (auto* plugin = symbol<const Plugin>(handle.get(), "weir_plugin")) TRY_VOID(add(*plugin, file));
   if (auto* egress = symbol<const EgressModule>(handle.get(), "weir_egress")) TRY_VOID(add(*egress, file));

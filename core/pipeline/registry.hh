@@ -16,11 +16,12 @@ class Registry final : public Catalog {
  public:
   // Loads every module of the folder. A module that does not fit is an error that names it; so are two of one name.
   static Result<Registry> load(const std::string& folder);
-  // The folder that belongs to this libweir: beside it in an installed tree or in a build tree.
-  static Result<Registry> load();
+  // The folder that belongs to this libweir: beside it in an installed tree or in a build tree. `before`: what is loaded already; of that,
+  // files that are as they were give the same plugins, and those that were built again give theirs beside the old ones.
+  static Result<Registry> load(const Registry* before = nullptr);
   // Loads the modules of one more folder beside those that are there, under the same rules. A file that is loaded already is left out.
   Result<> add_folder(const std::string& folder);
-  // The first file of the folders added that is not as it was when it was loaded, is gone, or is new; empty: none.
+  // The first file of the folders that is not as it was when it was loaded, is gone, or is new; empty: none.
   [[nodiscard]] std::string changed_since() const;
   // Without modules: what is linked into a test.
   static Registry of(std::vector<const Plugin*> plugins, std::vector<const EgressModule*> egress);
@@ -58,9 +59,15 @@ class Registry final : public Catalog {
     std::string name;
     std::vector<Stamp> modules;
   };
+  // By what name a file is known to the dynamic linker.
+  struct Opened {
+    Stamp stamp;
+    std::string name;
+  };
   static Result<std::vector<Stamp>> modules_in(const std::string& folder);
+  const std::string& name_for(const Stamp& module);
   Result<> load_modules(const std::vector<Stamp>& modules);
-  Result<> load_module(const std::string& file);
+  Result<> load_module(const std::string& file, const std::string& name);
   Result<> add(const Plugin& plugin, const std::string& file);
   Result<> add(const EgressModule& module, const std::string& file);
   std::vector<std::unique_ptr<void, Unload>> handles_;  // first in, last out: what they define is used below
@@ -68,7 +75,8 @@ class Registry final : public Catalog {
   std::map<std::string, EgressEntry> egress_;
   std::map<std::string, std::string> files_;  // by name, for messages
   std::set<std::string> loaded_;              // files, without links
-  std::vector<Folder> added_;
+  std::vector<Folder> folders_;
+  std::map<std::string, Opened> opened_;  // by file
 };
 
 }  // namespace weir

@@ -49,6 +49,28 @@ class StageMemory {
   virtual Result<u8*> bytes(std::string_view map, std::size_t entry, u32 count) = 0;
 };
 
+// The memory of a stage that gives its place to another: its maps, by name, which it still works with.
+class StageRemains {
+ public:
+  virtual ~StageRemains() = default;
+  // All entries; none: there is no map of the name, or its entries are not of T's size.
+  template <typename T>
+  [[nodiscard]] std::span<const T> array(std::string_view map) const {
+    const auto [bytes, entry, count] = find(map);
+    return bytes != nullptr && entry == sizeof(T) ? std::span(reinterpret_cast<const T*>(bytes), count) : std::span<const T>();
+  }
+
+ protected:
+  struct Found {
+    const u8* bytes = nullptr;
+    std::size_t entry = 0;
+    u32 count = 0;
+  };
+
+ private:
+  [[nodiscard]] virtual Found find(std::string_view map) const = 0;
+};
+
 // The user half of a plugin. Constructed on the control side; process() runs on the workers, several at once.
 class Stage {
  public:
@@ -58,6 +80,9 @@ class Stage {
     static_cast<void>(memory);
     return {};
   }
+  // Once, behind bind(), where the stage takes the place of one of the same plugin, perhaps of another build of it, whose keys or code have
+  // changed: keep of its tables what is still right. What that one learns behind this is lost. Before any frame.
+  virtual void take_state(const StageRemains& before) { static_cast<void>(before); }
   // Give each frame of the burst a verdict, or leave it to go on. No exception, log, allocation or system call.
   virtual void process(Burst& burst) noexcept = 0;
   // Once a second, on the control side, beside process(). `now_s`: seconds of CLOCK_MONOTONIC.
@@ -66,6 +91,11 @@ class Stage {
   virtual void flow_ended(const EndedFlow& flow) noexcept { static_cast<void>(flow); }
   // What `weir stats --json` adds for this stage: gauges, such as the number of entries of a table.
   [[nodiscard]] virtual std::vector<std::pair<std::string, u64>> gauges() const { return {}; }
+  // Whether `next`, of the same build and with the same keys, does what this one does: no, where a file that the keys name has changed.
+  [[nodiscard]] virtual bool does_as(const Stage& next) const noexcept {
+    static_cast<void>(next);
+    return true;
+  }
 };
 
 // What a plugin is; one constant in each.

@@ -56,6 +56,7 @@ class L2Switch final : public Stage {
  public:
   static Result<std::unique_ptr<Stage>> make(const ConfigNode& keys, StageContext& context);
   Result<> bind(StageMemory& memory) override;
+  void take_state(const StageRemains& before) override;
   void process(Burst& burst) noexcept override {
     for (Frame& frame : burst) decide(burst, frame);
   }
@@ -157,6 +158,24 @@ Result<> L2Switch::bind(StageMemory& memory) {
   TRY_VOID(put_statics());
   publish_limits();
   return {};
+}
+
+// Addresses that its predecessor has learned, as far as they are still allowed.
+void L2Switch::take_state(const StageRemains& before) {
+  std::scoped_lock hold(lock_);
+  for (const l2_bucket& bucket : before.array<l2_bucket>("table"))
+    for (const l2_entry& entry : bucket.entry) {
+      const u64 word = load(const_cast<l2_entry&>(entry).word), address = l2_address_of(word);
+      const u32 port = l2_port_of(word);
+      __u64 known = 0;
+      if ((word & 0xff) != L2_USED || port >= WEIR_MAX_PORTS || (members_ >> port & 1) == 0 || closed(port)) continue;
+      if (addresses_ >= table_size_ || find(address, known) != nullptr) continue;
+      l2_entry* to = free_entry(address);
+      if (to == nullptr) continue;
+      set(*to, word);
+      store(to->seen_s, load(const_cast<l2_entry&>(entry).seen_s));
+    }
+  publish_limits();
 }
 
 // What an earlier run learned stays, as far as the file still allows it. The time without a daemon makes nobody older: its kernel half

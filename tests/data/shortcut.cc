@@ -2,6 +2,11 @@
 // shortcut: a wire between two ports that offloads every flow at its first frame; for tests of the flow cache.
 #include "core/plugin.hh"
 
+#ifndef BUILD  // of tests/variants
+#define BUILD 1
+#define DROPS "closed"
+#endif
+
 namespace {
 
 using namespace weir;
@@ -36,7 +41,9 @@ class Shortcut final : public Stage {
     ++ended_;
     frames_ += flow.frames;
   }
-  [[nodiscard]] std::vector<std::pair<std::string, u64>> gauges() const override { return {{"ended", ended_}, {"ended_frames", frames_}}; }
+  [[nodiscard]] std::vector<std::pair<std::string, u64>> gauges() const override {
+    return {{"build", BUILD}, {"ended", ended_}, {"ended_frames", frames_}};
+  }
 
  private:
   explicit Shortcut(StageContext& context) : flows_(context.flows()) {}
@@ -53,4 +60,4 @@ WEIR_PLUGIN(.name = "shortcut", .says = "a wire between the first two ports that
                      Key::integer("hard_s", 0, 3600).otherwise("0").as("FlowTimes"),
                      Key::integer("closed", 0, 65535).otherwise("0").as("a port whose flows are dropped; 0: none"),
                      Key::integer("kept", 0, 65535).otherwise("0").as("a port whose flows stay here; 0: none")},
-            .drops = {"closed"}, .counters = {"offloaded"}, .make = Shortcut::make, .per_flow = true)
+            .drops = {DROPS}, .counters = {"offloaded"}, .make = Shortcut::make, .per_flow = true)
