@@ -20,7 +20,7 @@ ORDER = ["bpf/abi", "bpf/lib", "bpf/ingress", "bpf/egress", "core/base", "core/f
          "core/pipeline", "core/worker", "core/control", "plugins", "apps"]
 # Each library has one home; tests may use what they test.
 HOMES = {"toml++": ["core/config"], "bpf/libbpf.h": ["core/kernel", "bench"], "xdp/": ["core/port"], "tbb/": ["core/worker"],
-         "CLI/": ["apps"], "rte_": ["bench"]}
+         "CLI/": ["apps"], "rte_": ["core/port", "plugins", "bench"]}
 
 
 def name(path):
