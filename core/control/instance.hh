@@ -12,10 +12,10 @@
 #include <vector>
 
 #include "core/control/devices.hh"
-#include "core/control/icmp_answer.hh"
 #include "core/control/run_folder.hh"
 #include "core/control/topology.hh"
 #include "core/pipeline/host_stack.hh"
+#include "core/pipeline/icmp_answer.hh"
 #include "core/pipeline/notes.hh"
 #include "core/worker/workers.hh"
 

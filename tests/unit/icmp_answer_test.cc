@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // icmp_answer_test: who is told that a packet was too big, and what, as the RFCs have it.
-#include "core/control/icmp_answer.hh"
+#include "core/pipeline/icmp_answer.hh"
 
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // icmp_answer: who is told, what, and how often.
-#include "core/control/icmp_answer.hh"
+#include "core/pipeline/icmp_answer.hh"
 
 #include <linux/icmp.h>
 #include <linux/icmpv6.h>
