@@ -37,6 +37,10 @@ class Topology::Context final : public StageContext {
   [[nodiscard]] std::vector<PortSlot> ports() const override { return topology_.ports_of(pipeline_); }
   [[nodiscard]] std::optional<PortSlot> port(std::string_view name) const override { return topology_.port(name); }
   [[nodiscard]] std::string_view name(PortSlot port) const override { return topology_.config_.ports[port.value].name; }
+  [[nodiscard]] std::string_view device(PortSlot port) const override {
+    const std::vector<PortConfig>& all = topology_.config_.ports;
+    return port.value < all.size() ? std::string_view(all[port.value].device) : std::string_view();
+  }
   Result<GroupSlot> group(std::span<const PortSlot> ports) override { return topology_.group(ports); }
   StageFlows& flows() override { return flows_; }
 

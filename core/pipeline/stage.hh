@@ -25,6 +25,8 @@ class StageContext {
   [[nodiscard]] virtual std::vector<PortSlot> ports() const = 0;
   [[nodiscard]] virtual std::optional<PortSlot> port(std::string_view name) const = 0;  // any port of the instance
   [[nodiscard]] virtual std::string_view name(PortSlot port) const = 0;
+  // The network device of any port of the instance, by its name; empty: it has none, or there is no such port.
+  [[nodiscard]] virtual std::string_view device(PortSlot port) const = 0;
   // A group of these ports, for Burst::flood() and the kernel half's flood(). The same ports give the same group. At most
   // WEIR_MAX_GROUPS in an instance.
   virtual Result<GroupSlot> group(std::span<const PortSlot> ports) = 0;

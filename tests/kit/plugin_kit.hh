@@ -69,6 +69,7 @@ class FakeContext final : public StageContext {
   [[nodiscard]] std::vector<PortSlot> ports() const override;
   [[nodiscard]] std::optional<PortSlot> port(std::string_view name) const override;
   [[nodiscard]] std::string_view name(PortSlot port) const override { return names_.at(port.value); }
+  [[nodiscard]] std::string_view device(PortSlot) const override { return {}; }
   Result<GroupSlot> group(std::span<const PortSlot> ports) override;
   FakeFlows& flows() override { return flows_; }
 

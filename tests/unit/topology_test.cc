@@ -18,11 +18,13 @@ struct Choosy final : Stage {
     if (keys.integer("size") == 13) return keys.refuse("size", "is 13");
     auto made = std::make_unique<Choosy>();
     made->ports = context.ports();
+    for (u16 slot = 0; slot < 5; ++slot) made->devices.emplace_back(context.device(PortSlot{slot}));
     if (keys.boolean("grouped")) made->group = TRY(context.group(made->ports));
     return made;
   }
   void process(Burst&) noexcept override {}
   std::vector<PortSlot> ports;
+  std::vector<std::string> devices;
   GroupSlot group{999};
 };
 
@@ -136,6 +138,12 @@ TEST(Topology, knows_which_ports_a_pipeline_serves) {
   EXPECT_THAT(topology->ports_of(pipelines[1]), ElementsAre(PortSlot{0}, PortSlot{2}));
   EXPECT_EQ(topology->first_stage(topology->config().ports[0]), &topology->stages()[1]);
   EXPECT_EQ(topology->first_stage(topology->config().ports[1]), nullptr);
+}
+
+TEST(Topology, tells_a_stage_the_device_of_each_port_of_the_instance) {
+  const auto topology = built(small);
+  for (const Topology::StagePlan& stage : topology->stages())
+    EXPECT_THAT(static_cast<const Choosy&>(*stage.stage).devices, ElementsAre("eth0", "", "eth2", "", ""));
 }
 
 TEST(Topology, gives_the_same_ports_the_same_group) {
