@@ -31,11 +31,15 @@ void put(std::vector<u8>& into, std::size_t at, u32 value, std::size_t size) noe
   for (std::size_t i = 0; i < size; ++i) into[at + i] = static_cast<u8>(value >> 8 * (size - 1 - i));
 }
 
+struct TypeAndCode {
+  u8 type, code;
+};
+
 // The header, of 8 bytes with the MTU in the last four, and as much of the packet as `room` leaves.
-std::vector<u8> message_of(u8 type, u8 code, u32 mtu, Bytes packet, std::size_t room) {
+std::vector<u8> message_of(TypeAndCode what, u32 mtu, Bytes packet, std::size_t room) {
   const Bytes quoted = packet.first(std::min(packet.size(), room));
   std::vector<u8> message(8 + quoted.size());
-  message[0] = type, message[1] = code;
+  message[0] = what.type, message[1] = what.code;
   put(message, 4, mtu, 4);
   std::ranges::copy(quoted, message.begin() + 8);
   return message;
@@ -61,21 +65,51 @@ bool is_icmp_error4(u8 type) noexcept {
   return type > NR_ICMP_TYPES;  // what nobody knows may be one (net/ipv4/icmp.c, __icmp_send)
 }
 
-std::optional<IcmpAnswer> answer4(Bytes packet, u32 mtu) {
+TypeAndCode as_icmp(IcmpReason why) noexcept {
+  switch (why) {
+    case IcmpReason::too_big:
+      return {ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED};
+    case IcmpReason::expired:
+      return {ICMP_TIME_EXCEEDED, ICMP_EXC_TTL};
+    case IcmpReason::net_unreachable:
+      return {ICMP_DEST_UNREACH, ICMP_NET_UNREACH};
+    case IcmpReason::host_unreachable:
+      return {ICMP_DEST_UNREACH, ICMP_HOST_UNREACH};
+    case IcmpReason::prohibited:
+      return {ICMP_DEST_UNREACH, ICMP_PKT_FILTERED};
+  }
+  return {};
+}
+
+TypeAndCode as_icmpv6(IcmpReason why) noexcept {
+  switch (why) {
+    case IcmpReason::too_big:
+      return {ICMPV6_PKT_TOOBIG, 0};
+    case IcmpReason::expired:
+      return {ICMPV6_TIME_EXCEED, ICMPV6_EXC_HOPLIMIT};
+    case IcmpReason::net_unreachable:
+      return {ICMPV6_DEST_UNREACH, ICMPV6_NOROUTE};
+    case IcmpReason::host_unreachable:
+      return {ICMPV6_DEST_UNREACH, ICMPV6_ADDR_UNREACH};
+    case IcmpReason::prohibited:
+      return {ICMPV6_DEST_UNREACH, ICMPV6_ADM_PROHIBITED};
+  }
+  return {};
+}
+
+std::optional<IcmpAnswer> answer4(IcmpReason why, Bytes packet, u32 mtu) {
   constexpr u32 dont_fragment = 0x4000, offset = 0x1fff;
   if (packet.size() < ipv4_header) return std::nullopt;
   const std::size_t header = (packet[0] & 0xfu) * 4;
   const u32 length = word(packet, 2);
   if (packet[0] >> 4 != 4 || header < ipv4_header || packet.size() < header + 8 || length < header) return std::nullopt;
   if (checksum(packet.first(header)) != 0) return std::nullopt;  // RFC 1812, 5.2.2: not even a packet
-  if (length <= mtu || (word(packet, 6) & dont_fragment) == 0 || (word(packet, 6) & offset) != 0) return std::nullopt;
+  if ((word(packet, 6) & offset) != 0) return std::nullopt;
+  if (why == IcmpReason::too_big && (length <= mtu || (word(packet, 6) & dont_fragment) == 0)) return std::nullopt;
   if (!is_host4(packet.subspan(12)) || !is_host4(packet.subspan(16))) return std::nullopt;
   if (packet[9] == IPPROTO_ICMP && is_icmp_error4(packet[header])) return std::nullopt;
   // RFC 1812, 4.3.2.3: as much as goes into 576 bytes.
-  IcmpAnswer answer{
-      4,
-      {},
-      message_of(ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED, mtu, packet.first(std::min<std::size_t>(packet.size(), length)), 576 - 20 - 8)};
+  IcmpAnswer answer{4, {}, message_of(as_icmp(why), mtu, packet.first(std::min<std::size_t>(packet.size(), length)), 576 - 20 - 8)};
   std::ranges::copy(packet.subspan(12, 4), answer.to.begin());
   put(answer.message, 2, checksum(answer.message), 2);
   return answer;
@@ -113,14 +147,14 @@ bool answerable6(Bytes packet) noexcept {
   return false;
 }
 
-std::optional<IcmpAnswer> answer6(Bytes packet, u32 mtu) {
+std::optional<IcmpAnswer> answer6(IcmpReason why, Bytes packet, u32 mtu) {
   if (packet.size() < ipv6_header + 8 || packet[0] >> 4 != 6) return std::nullopt;
   const std::size_t length = ipv6_header + word(packet, 4);
-  if (length <= mtu || mtu < 1280) return std::nullopt;
+  if (why == IcmpReason::too_big && (length <= mtu || mtu < 1280)) return std::nullopt;
   // To a multicast destination RFC 4443, 2.4 (e.3) would allow this one error. Its sender would hear as many as there are paths.
   if (!is_host6(packet.subspan(8, 16)) || !is_host6(packet.subspan(24, 16)) || !answerable6(packet)) return std::nullopt;
   // RFC 4443, 3.2: as much as the least MTU of IPv6 leaves.
-  IcmpAnswer answer{6, {}, message_of(ICMPV6_PKT_TOOBIG, 0, mtu, packet.first(std::min(packet.size(), length)), 1280 - 40 - 8)};
+  IcmpAnswer answer{6, {}, message_of(as_icmpv6(why), mtu, packet.first(std::min(packet.size(), length)), 1280 - 40 - 8)};
   std::ranges::copy(packet.subspan(8, 16), answer.to.begin());
   return answer;
 }
@@ -145,10 +179,10 @@ Fd open_socket(u32 version) {
 
 }  // namespace
 
-std::optional<IcmpAnswer> answer_too_big(Bytes frame, u32 mtu) {
+std::optional<IcmpAnswer> icmp_answer(IcmpReason why, Bytes frame, u32 mtu) {
   if (frame.size() < ETH_HLEN || (frame[0] & 1) != 0) return std::nullopt;  // RFC 1122, 3.2.2: nor to a link-layer broadcast
-  if (const std::size_t at = network_header(frame, ETH_P_IP); at != 0) return answer4(frame.subspan(at), mtu);
-  if (const std::size_t at = network_header(frame, ETH_P_IPV6); at != 0) return answer6(frame.subspan(at), mtu);
+  if (const std::size_t at = network_header(frame, ETH_P_IP); at != 0) return answer4(why, frame.subspan(at), mtu);
+  if (const std::size_t at = network_header(frame, ETH_P_IPV6); at != 0) return answer6(why, frame.subspan(at), mtu);
   return std::nullopt;
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// icmp_answer: tell the sender of a packet that was too big, so that it finds the MTU of the path.
+// icmp_answer: tell the sender of a packet why it went no further.
 #pragma once
 
 #include <array>
@@ -18,9 +18,19 @@ struct IcmpAnswer {
   std::vector<u8> message;  // from the ICMP header on. Of ICMPv6, the kernel fills the checksum in
 };
 
-// To a frame of which this is the beginning: "fragmentation needed and DF set" (RFC 792, RFC 1191), or "packet too big" (RFC 4443, 3.2).
-// Nothing where the RFCs want no answer, or one would be wrong: bpf/egress/mtu_guard.bpf.c says which frames these are.
-std::optional<IcmpAnswer> answer_too_big(std::span<const u8> frame, u32 mtu);
+// Of RFC 792 and RFC 4443, what a router has to say: of IPv4 and IPv6.
+enum class IcmpReason {
+  too_big,           // "fragmentation needed and DF set", "packet too big"
+  expired,           // time exceeded in transit
+  net_unreachable,   // no route
+  host_unreachable,  // the last hop did not answer
+  prohibited,        // by an administrator
+};
+
+// To a frame of which this is the beginning; `mtu`: of too_big, that of the next hop. Nothing where the RFCs want no answer, or one would
+// be wrong (RFC 1812, 4.3.2.7; RFC 4443, 2.4): bpf/egress/mtu_guard.bpf.c says which frames these are.
+std::optional<IcmpAnswer> icmp_answer(IcmpReason why, std::span<const u8> frame, u32 mtu = 0);
+inline std::optional<IcmpAnswer> answer_too_big(std::span<const u8> frame, u32 mtu) { return icmp_answer(IcmpReason::too_big, frame, mtu); }
 
 // Sends answers by raw sockets of the network namespace that it first sends in, so that the kernel routes them and gives them their source.
 class IcmpSender {

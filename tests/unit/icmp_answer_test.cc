@@ -113,6 +113,35 @@ TEST(IcmpAnswer, is_not_for_ipv6_where_the_rfcs_want_none) {
   EXPECT_FALSE(answered(Packet(13)));
 }
 
+TEST(IcmpAnswer, names_each_reason_as_the_rfcs_do) {
+  struct {
+    IcmpReason why;
+    Packet v4, v6;
+  } const rows[] = {{IcmpReason::expired, {11, 0}, {3, 0}},
+                    {IcmpReason::net_unreachable, {3, 0}, {1, 0}},
+                    {IcmpReason::host_unreachable, {3, 1}, {1, 3}},
+                    {IcmpReason::prohibited, {3, 13}, {1, 1}}};
+  for (const auto& row : rows)
+    for (const Packet& frame : {v4().udp(1, 2).payload("x").pad(60), v6().udp(1, 2).build()}) {
+      const auto answer = icmp_answer(row.why, frame);
+      ASSERT_TRUE(answer) << "however short it is";
+      EXPECT_EQ(Packet(answer->message.begin(), answer->message.begin() + 2), answer->version == 4 ? row.v4 : row.v6);
+      EXPECT_EQ(Packet(answer->message.begin() + 4, answer->message.begin() + 8), (Packet{0, 0, 0, 0}));
+    }
+}
+
+TEST(IcmpAnswer, speaks_of_no_error_fragment_or_group_whatever_the_reason) {
+  for (const IcmpReason why : {IcmpReason::expired, IcmpReason::net_unreachable, IcmpReason::host_unreachable, IcmpReason::prohibited}) {
+    EXPECT_FALSE(icmp_answer(why, v4().icmp(11, 0).build()));
+    EXPECT_FALSE(icmp_answer(why, v6().icmp(3, 0).build()));
+    EXPECT_FALSE(icmp_answer(why, with(v4().udp(1, 2).build(), 21, 1))) << "a later fragment";
+    EXPECT_FALSE(icmp_answer(why, v4("10.0.0.1", "224.0.0.5").udp(1, 2).build()));
+    EXPECT_FALSE(icmp_answer(why, v6("2001:db8::1", "ff02::1").udp(1, 2).build()));
+    EXPECT_FALSE(icmp_answer(why, v4("0.0.0.0").udp(1, 2).build()));
+    EXPECT_FALSE(icmp_answer(why, FrameBuilder().ethernet(station(1), broadcast).ipv4("10.0.0.1", "10.0.0.2").udp(1, 2).build()));
+  }
+}
+
 TEST(IcmpAnswer, of_what_is_cut_reads_nothing_behind_the_end) {
   std::mt19937 dice(test_seed());
   for (const Packet& whole : {filled(v4().icmp(8, 0)), filled(v6().udp(1, 2)), extended(0, {{60, 0, 0, 0, 0, 0, 0, 0}})})
