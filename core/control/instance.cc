@@ -357,6 +357,14 @@ void Instance::tick() {
   watch(true);
 }
 
+std::vector<std::pair<int, Stage*>> Instance::watched() const {
+  std::vector<std::pair<int, Stage*>> all;
+  for (const auto& pipeline : path_->pipelines)
+    for (const StageEntry& stage : pipeline->stages)
+      if (const int fd = stage.stage->watched(); fd >= 0) all.emplace_back(fd, stage.stage.get());
+  return all;
+}
+
 // A device that goes down, away, or changes its MTU changes the groups that it is in; a veth whose peer got NAPI gets its entry.
 void Instance::watch(bool peers) {
   bool changed = false;

@@ -60,6 +60,8 @@ class Instance {
   // Takes in what egress programs have noted of frames: to be called every NOTE_INTERVAL_MS while any of them may do so.
   void listen();
   [[nodiscard]] bool listens() const noexcept;
+  // The stages that have a descriptor to be waited for; Stage::ready() is to be called when it is readable.
+  [[nodiscard]] std::vector<std::pair<int, Stage*>> watched() const;
   // The answer to a question of the control socket.
   Result<nlohmann::json> answer(const nlohmann::json& question);
   // What holds now, each with its remedy.

@@ -9,8 +9,9 @@
 #include <sys/timerfd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
+#include <utility>
+#include <vector>
 
 #include "core/control/control_socket.hh"
 
@@ -57,8 +58,11 @@ Result<> serve(Instance& instance, const Fd& stop) {
   instance.tick();
   std::fputs(fmt::format("weir: {}: forwarding\n", instance.name()).c_str(), stdout);  // fmt::print() throws when nobody reads
   std::fflush(stdout);
-  std::array<pollfd, 4> wait{
-      {{stop.get(), POLLIN, 0}, {clock.get(), POLLIN, 0}, {socket.descriptor(), POLLIN, 0}, {links.descriptor(), POLLIN, 0}}};
+  std::vector<pollfd> wait{
+      {stop.get(), POLLIN, 0}, {clock.get(), POLLIN, 0}, {socket.descriptor(), POLLIN, 0}, {links.descriptor(), POLLIN, 0}};
+  const std::size_t own = wait.size();
+  const std::vector<std::pair<int, Stage*>> watched = instance.watched();
+  for (const auto& [fd, stage] : watched) wait.push_back({fd, POLLIN, 0});
   while (true) {
     if (::poll(wait.data(), wait.size(), instance.listens() ? NOTE_INTERVAL_MS : -1) < 0 && errno != EINTR)
       return fail_errno(errno, "wait for events");
@@ -69,6 +73,8 @@ Result<> serve(Instance& instance, const Fd& stop) {
       links.forget();
       instance.watch_devices();
     }
+    for (std::size_t i = own; i < wait.size(); ++i)
+      if (wait[i].revents != 0) watched[i - own].second->ready();
     warnings.tell(instance);
     if (wait[2].revents != 0) socket.serve([&](const nlohmann::json& question) { return instance.answer(question); });
   }

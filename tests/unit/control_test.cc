@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -19,6 +20,7 @@
 
 #include "core/control/control_socket.hh"
 #include "core/control/instance.hh"
+#include "core/control/serve.hh"
 
 namespace weir {
 namespace {
@@ -310,6 +312,50 @@ Result<std::unique_ptr<Instance>> started(const std::string& name, const Registr
 }
 
 using Running = RunFolder;
+
+// Watches a descriptor that is readable from the start, and ends the run when it has been told three times.
+struct Watcher final : Stage {
+  static Result<std::unique_ptr<Stage>> make(const ConfigNode&, StageContext&) { return std::make_unique<Watcher>(); }
+  void process(Burst&) noexcept override {}
+  [[nodiscard]] int watched() const override { return event.get(); }
+  void ready() noexcept override {
+    u64 number = 0;
+    if (::read(event.get(), &number, sizeof number) != sizeof number || ++told < 3) number = 1;
+    else number = 0, stop->notify();
+    if (number != 0) static_cast<void>(!::write(event.get(), &number, sizeof number));
+  }
+  struct Stop {
+    Fd event{::eventfd(0, EFD_CLOEXEC)};
+    void notify() const noexcept {
+      const u64 one = 1;
+      static_cast<void>(!::write(event.get(), &one, sizeof one));
+    }
+  };
+  Fd event{::eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK)};
+  static inline u32 told = 0;
+  static inline const Stop* stop = nullptr;
+};
+
+TEST_F(Running, tells_a_stage_when_its_descriptor_is_readable) {
+  const Plugin plugin{.name = "watcher", .says = "watch", .make = Watcher::make};
+  const Registry registry = Registry::of({&plugin}, {});
+  const std::string text = fmt::format(
+      "[weir]\nname = \"{}\"\n[[port]]\nname = \"sink\"\ndriver = \"null\"\npipeline = \"p\"\n"
+      "[[pipeline]]\nname = \"p\"\n[[pipeline.stage]]\nplugin = \"watcher\"\n",
+      name);
+  auto config = parse_config(text, "test.toml", registry);
+  ASSERT_TRUE(config);
+  auto topology = Topology::build(std::move(*config), registry);
+  ASSERT_TRUE(topology) << topology.error().what;
+  auto instance = Instance::prepare(std::move(*topology), registry, {});
+  ASSERT_TRUE(instance) << instance.error().what;
+  Watcher::told = 0;
+  const Watcher::Stop stop;
+  Watcher::stop = &stop;
+  const Result<> served = serve(**instance, stop.event);
+  EXPECT_TRUE(served) << served.error().what;
+  EXPECT_EQ(Watcher::told, 3u);
+}
 
 TEST_F(Running, answers_what_is_no_question_with_an_error) {
   const Registry registry = Registry::of({}, {});
