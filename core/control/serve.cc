@@ -61,9 +61,10 @@ Result<> serve(Instance& instance, const Fd& stop) {
   std::vector<pollfd> wait{
       {stop.get(), POLLIN, 0}, {clock.get(), POLLIN, 0}, {socket.descriptor(), POLLIN, 0}, {links.descriptor(), POLLIN, 0}};
   const std::size_t own = wait.size();
-  const std::vector<std::pair<int, Stage*>> watched = instance.watched();
-  for (const auto& [fd, stage] : watched) wait.push_back({fd, POLLIN, 0});
   while (true) {
+    const std::vector<std::pair<int, Stage*>> watched = instance.watched();  // a reload may have brought others
+    wait.resize(own);
+    for (const auto& [fd, stage] : watched) wait.push_back({fd, POLLIN, 0});
     if (::poll(wait.data(), wait.size(), instance.listens() ? NOTE_INTERVAL_MS : -1) < 0 && errno != EINTR)
       return fail_errno(errno, "wait for events");
     if (wait[0].revents != 0) return {};

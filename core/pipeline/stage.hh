@@ -91,7 +91,7 @@ class Stage {
   virtual void tick(u32 now_s) noexcept { static_cast<void>(now_s); }
   // A flow that the stage had offloaded has ended. On the control side, beside process().
   virtual void flow_ended(const EndedFlow& flow) noexcept { static_cast<void>(flow); }
-  // A descriptor that the control thread waits for beside its own, such as a netlink socket; -1: none. Asked once, behind bind().
+  // A descriptor that the control thread waits for beside its own, such as a netlink socket; -1: none.
   [[nodiscard]] virtual int watched() const { return -1; }
   // When it is readable: on the control thread, beside process(). What takes long is done in parts, since nothing else is answered
   // meanwhile.
