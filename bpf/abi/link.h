@@ -31,10 +31,12 @@ enum link_memory {
 
 /* What the kernel must know of ports before it looks for their device entries: a bit for each slot. */
 struct port_entries {
+	__u8 unused[WEIR_FRAME_NOTES];
 	__u64 fused;	/* the port's egress chain runs before the redirect */
 	__u64 deleted;	/* by command: a redirect to it is a miss. Others without an entry are those that only user space sends to */
 	__u64 present;	/* a redirect to it finds an entry, or a fused chain and its bare entry */
 	__u64 now_s;	/* coarse clock, written once a second */
+	__u64 open;	/* the flow cache has room: a kernel half may have its user half offload a flow */
 };
 
 /* The first member of every link. */
@@ -66,6 +68,7 @@ struct stage_link {
 	__u64 miss;	/* XDP action of a redirect to a port that has no entry; see end_with_miss() in bpf/lib/runtime.bpf.h */
 	__u64 keyed;	/* the map "ports" has keys that are not the ports' slots: "keys" tells them */
 	__u64 frags;	/* frames may lie in several buffers; also in a program without a stage */
+	__u64 offloads;	/* its user half may offload flows */
 };
 
 /* Of a program that frames are shown to on their way in. */
@@ -102,6 +105,7 @@ struct scratch {
 	__u32 port;
 	__u32 sockets;
 	__u32 queues;
+	__u32 flow;	/* the frame may be of a flow, and is of none of the cache */
 };
 
 /* In front of the bytes of a punted frame. */

@@ -154,7 +154,7 @@ static __always_inline int flow_rewrite_ethernet(struct xdp_md *ctx, const struc
 	return 1;
 }
 
-/* INGRESS_GO_ON, or the action that ends the frame here. `length`: its bytes. */
+/* INGRESS_GO_ON, and whether the frame may begin a flow, or the action that ends it here. `length`: its bytes. */
 static __always_inline int flow_try(struct stage_frame *frame, __u64 length)
 {
 	__u8 *data = frame_address(frame->ctx->data, 0), *end = (__u8 *)(long)frame->ctx->data_end;
@@ -166,10 +166,14 @@ static __always_inline int flow_try(struct stage_frame *frame, __u64 length)
 	__u32 number;
 
 	flow_parse(data, end, length, &key);
-	if (!key.version || (key.tcp_flags & (FLOW_TCP_SYN | FLOW_TCP_ACK)) == FLOW_TCP_SYN)
+	if (!key.version)
 		return INGRESS_GO_ON;
+	if ((key.tcp_flags & (FLOW_TCP_SYN | FLOW_TCP_ACK)) == FLOW_TCP_SYN)
+		goto none; /* a new connection, whatever there was */
 	tail = flow_find(&key, key.word | LINKED(program_link, port.port) << FLOW_PORT);
-	if (!tail || tail->owner & FLOW_ENDED)
+	if (!tail)
+		goto none;
+	if (tail->owner & FLOW_ENDED)
 		return INGRESS_GO_ON;
 	act = tail->act;
 	number = act.rewrite;
@@ -203,4 +207,7 @@ static __always_inline int flow_try(struct stage_frame *frame, __u64 length)
 	default:
 		return end_with_drop(frame, WEIR_DROP_OWN + act.argument);
 	}
+none:
+	frame->flow = !(key.tcp_flags & (FLOW_TCP_FIN | FLOW_TCP_RST));
+	return INGRESS_GO_ON;
 }

@@ -95,6 +95,7 @@ struct stage_frame {
 	struct account *row;	/* of this CPU */
 	struct account *port;	/* of the port that the frame came in by */
 	struct account *stage;	/* that decides; null in the ingress program, and once a stage has let the frame go on */
+	__u32 flow;		/* see struct scratch */
 };
 
 /* Done on the spot, in 64 bits: a compiler that keeps one of the two pointers for later keeps 32 bits of it, which the verifier refuses. */
@@ -294,6 +295,7 @@ static __always_inline int go_on(struct stage_frame *frame, __u32 go, __u32 next
 			cpu->port = LINKED(program_link, port.port);
 			cpu->sockets = LINKED(program_link, port.sockets);
 			cpu->queues = LINKED(program_link, port.queues);
+			cpu->flow = frame->flow;
 		}
 	}
 	bpf_tail_call(frame->ctx, &stages, next);

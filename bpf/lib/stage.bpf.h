@@ -39,6 +39,15 @@ static __always_inline int stage_has_entry(__u32 port)
 	return bpf_map_lookup_elem(&ports, own ? own : &port) || bpf_map_lookup_elem(&bare_ports, own ? own : &port);
 }
 
+/* Whether the frame is the first of a flow that the user half could offload, and there is room. A half that would only forward it may punt it
+ * then, so that the next ones need no stage. What it forwards by itself is never offloaded. */
+static __always_inline int stage_wants_flow(const struct stage_frame *frame)
+{
+	const struct port_entries *entries = LINKED_MEMORY(LINK_ENTRIES);
+
+	return LINKED(program_link, stage.offloads) && frame->flow && entries->open;
+}
+
 /* One of the plugin's own counters, in the order in which it declares them. */
 static __always_inline void stage_count(struct stage_frame *frame, __u64 counter)
 {
@@ -69,6 +78,7 @@ static __always_inline int stage_open(struct stage_frame *frame)
 	if (!frame->row || port >= WEIR_MAX_PORTS)
 		return 0;
 	frame->port = frame->row + port;
+	frame->flow = frame->scratch->flow;
 	frame->stage = frame->row + LINKED(program_link, stage.block);
 	return 1;
 }

@@ -173,7 +173,14 @@ std::pair<u32, u32> Instance::way_to(const Topology::StagePlan* stage) const {
 
 KernelStage Instance::kernel_stage(const Topology::StagePlan& plan) const {
   const auto [go, next] = way_to(plan.last ? nullptr : &plan + 1);
-  return {plan.pipeline->name + "." + plan.config->name, plan.plugin, plan.number, plan.block, go, next, action_of(plan.pipeline->miss)};
+  return {plan.pipeline->name + "." + plan.config->name,
+          plan.plugin,
+          plan.number,
+          plan.block,
+          go,
+          next,
+          action_of(plan.pipeline->miss),
+          flows_ != nullptr && plan.offloads};
 }
 
 Result<> Instance::make_stages() {

@@ -64,6 +64,7 @@ FlowTable::FlowTable(const Memory& memory, u64 seed)
       rewrites_(memory.rewrites),
       seed_(seed),
       mask_(static_cast<u32>(memory.ipv4.size() - 1)),
+      open_(memory.open),
       locks_(std::make_unique<SpinLock[]>(stripes)) {}
 
 FlowKey FlowTable::key_of(const Frame& frame) const noexcept {
@@ -76,8 +77,11 @@ FlowKey FlowTable::key_of(const Frame& frame) const noexcept {
 bool FlowTable::put(Owner owner, const Entry& entry) noexcept {
   const std::optional<flow_rewrite> rewrite = entry.action.rewrite(entry.key);
   const bool done = rewrite && (entry.key.of.version == 4 ? put(ipv4_, owner, entry, *rewrite) : put(ipv6_, owner, entry, *rewrite));
-  if (!done) add(&Counts::refused);
-  return done;
+  if (done) return true;
+  add(&Counts::refused);
+  if (refused_now_.fetch_add(1, std::memory_order_relaxed) == most_refused && open_ != nullptr)
+    std::atomic_ref(*open_).store(0, std::memory_order_relaxed);
+  return false;
 }
 
 template <typename Flow>
@@ -199,6 +203,8 @@ u64 FlowTable::take_back(Family<Flow>& family, const Which& which, FlowEnd why) 
   u64 number = 0;
   for (u32 at = 0; at <= mask_; ++at) {
     Note& note = family.notes[at];
+    // A put() that this does not see yet comes behind the new epoch, and is refused.
+    if (std::atomic_ref(note.state).load(std::memory_order_relaxed) != State::live) continue;
     const std::scoped_lock hold(lock_of(at));
     if (note.state != State::live || !which(seen(family.flows[at], note))) continue;
     end(family.flows[at], note, why);
@@ -226,6 +232,8 @@ bool FlowTable::visit(const Family<Flow>& family, const std::function<bool(const
 
 void FlowTable::tick(u32 now_s, const Told& told) {
   now_s_.store(now_s, std::memory_order_relaxed);
+  refused_now_.store(0, std::memory_order_relaxed);
+  if (open_ != nullptr) std::atomic_ref(*open_).store(1, std::memory_order_relaxed);
   const u32 from = swept_, to = std::min(mask_, from + longest_sweep - 1);
   sweep(ipv4_, from, to, told);
   sweep(ipv6_, from, to, told);

@@ -23,6 +23,7 @@ class FlowTable {
     std::span<flow4> ipv4;
     std::span<flow6> ipv6;
     std::span<flow_rewrite> rewrites;
+    u64* open = nullptr;  // struct port_entries.open; null: nobody asks
   };
   struct Owner {
     static constexpr u32 stages = WEIR_MAX_STAGES;
@@ -88,6 +89,9 @@ class FlowTable {
     std::vector<Note> notes;
   };
   static constexpr u32 stripes = 256;
+  // In a second: behind so many that found no room kernel halves forward by themselves until the next one, so that a table that is full
+  // does not send every frame through user space.
+  static constexpr u32 most_refused = 1024;
   static constexpr u32 longest_sweep = 1u << 20;  // places in one tick: a larger table is gone through in several
 
   template <typename Flow>
@@ -115,6 +119,8 @@ class FlowTable {
   std::atomic<u32> now_s_ = 0;
   std::atomic<u32> epoch_ = 0;
   u32 swept_ = 0;
+  u64* open_;
+  std::atomic<u32> refused_now_ = 0;
   mutable Counts counts_{};
   std::unique_ptr<SpinLock[]> locks_;
 };

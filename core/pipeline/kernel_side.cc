@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <random>
 #include <tuple>
@@ -175,7 +176,8 @@ Result<> KernelSide::create_maps() {
   scratch_ = TRY(BpfMap::create("scratch", {BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(scratch), 1, 0}));
   stages_ = TRY(BpfMap::create("stages", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, WEIR_MAX_STAGES, 0}));
   fused_ = TRY(BpfMap::create("fused", {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, WEIR_MAX_PORTS, 0}));
-  entries_ = TRY(BpfMap::create("entries", {BPF_MAP_TYPE_ARRAY, 4, sizeof(port_entries), 1, 0}));
+  entries_ = TRY(BpfMap::create("entries", {BPF_MAP_TYPE_ARRAY, 4, sizeof(port_entries), 1, BPF_F_MMAPABLE}));
+  entries_memory_ = TRY(entries_.map_memory());
   wait_ = TRY(BpfMap::create("wait", {BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, 0}, entries_.fd()));
   keys_ = TRY(BpfMap::create("keys", {BPF_MAP_TYPE_ARRAY, 4, 4, WEIR_MAX_PORTS, 0}));
   // Not an earlier run's: of its flows nobody knows any more what they are of.
@@ -233,13 +235,10 @@ Result<> KernelSide::share(BpfObject& object) const {
 FlowTable::Memory KernelSide::flows() const noexcept {
   const auto span = [&]<typename T>(const Mapping& memory, T*) { return std::span(reinterpret_cast<T*>(memory.data()), shape_.flows); };
   return {span(flows4_memory_, static_cast<flow4*>(nullptr)), span(flows6_memory_, static_cast<flow6*>(nullptr)),
-          span(rewrites_memory_, static_cast<flow_rewrite*>(nullptr))};
+          span(rewrites_memory_, static_cast<flow_rewrite*>(nullptr)), &entries_now().open};
 }
 
-void KernelSide::set_clock(u32 now_s) {
-  entries_now_.now_s = now_s;
-  static_cast<void>(entries_.set(0, &entries_now_));  // of a map that is there
-}
+void KernelSide::set_clock(u32 now_s) noexcept { std::atomic_ref(entries_now().now_s).store(now_s, std::memory_order_relaxed); }
 
 Result<StageHalf> KernelSide::open_half(const KernelStage& stage, bool adopt) const {
   StageHalf half;
@@ -263,7 +262,7 @@ Result<> KernelSide::load_stage(const KernelStage& stage) {
 }
 
 Result<> KernelSide::load_half(StageHalf& half, const KernelStage& stage) const {
-  half.link = {stage.number, stage.block, stage.go, stage.next, shape_.ports, stage.miss, shape_.keyed, shape_.frags};
+  half.link = {stage.number, stage.block, stage.go, stage.next, shape_.ports, stage.miss, shape_.keyed, shape_.frags, stage.offloads};
   const std::string name = half.object->first_program();
   TRY_VOID(share(*half.object));
   TRY_VOID(half.object->link(program_link{accounts_.link(), half.link, {}}, memory()));
@@ -501,13 +500,17 @@ Result<> KernelSide::set_entry(const KernelPort& port) {
     if (Result<> gone = map.remove(port.key); !gone && gone.error().failure != Failure::missing) return gone;
     return {};
   };
-  // Each bit stands for itself, so that it does not matter in which order the kernel copies the bytes.
+  // In this order a program that sees some of it takes the long way.
   const auto state = [&](bool fused, bool deleted, bool present) {
     const u64 bit = u64{1} << slot;
-    entries_now_.fused = (entries_now_.fused & ~bit) | (fused ? bit : 0);
-    entries_now_.deleted = (entries_now_.deleted & ~bit) | (deleted ? bit : 0);
-    entries_now_.present = (entries_now_.present & ~bit) | (present ? bit : 0);
-    return entries_.set(0, &entries_now_);
+    const auto set = [bit](u64& word, bool to) {
+      if (to) std::atomic_ref(word).fetch_or(bit);
+      else std::atomic_ref(word).fetch_and(~bit);
+    };
+    if (!present) set(entries_now().present, false);
+    set(entries_now().fused, fused);
+    set(entries_now().deleted, deleted);
+    if (present) set(entries_now().present, true);
   };
   const auto unfuse = [&]() -> Result<> {
     fused_.remove(slot);
@@ -515,19 +518,19 @@ Result<> KernelSide::set_entry(const KernelPort& port) {
     return without(bare_ports_);
   };
   if (port.deleted || !port.redirectable || !port.takes_redirects) {
-    TRY_VOID(state(false, port.deleted, false));
+    state(false, port.deleted, false);
     TRY_VOID(unfuse());
     return without(ports_);
   }
   if (chain.programs.empty() || !chain.fused) {
     TRY_VOID(ports_.set(port.key, port.ifindex, entry_program(port.slot)));
-    TRY_VOID(state(false, false, true));
+    state(false, false, true);
     return unfuse();
   }
   const int program = first_program(chain);
   TRY_VOID(bare_ports_.set(port.key, port.ifindex));
   TRY_VOID(fused_.set(slot, &program));
-  TRY_VOID(state(true, false, true));
+  state(true, false, true);
   return without(ports_);
 }
 

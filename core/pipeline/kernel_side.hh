@@ -119,6 +119,7 @@ struct KernelStage {
   u32 block = 0;
   u32 go = 0, next = 0;  // where its frames go next
   u32 miss = 0;          // XDP action of a redirect to a port without an entry
+  bool offloads = false;
 };
 
 // What the kernel is told of a group beside its devmap. `longest`: bytes of a frame that every member takes; 0: floods are user space's.
@@ -155,7 +156,7 @@ class KernelSide {
   [[nodiscard]] FlowTable::Memory flows() const noexcept;
   [[nodiscard]] u64 flow_seed() const noexcept { return flow_seed_; }
   // The clock by which the kernel stamps flows: seconds.
-  void set_clock(u32 now_s);
+  void set_clock(u32 now_s) noexcept;
   // The kernel half of a stage: first its memory, for Stage::bind(), then load.
   Result<StageMemory*> open_stage(const KernelStage& stage);
   Result<> load_stage(const KernelStage& stage);
@@ -238,6 +239,7 @@ class KernelSide {
   };
   KernelSide(PinFolder pins, const Shape& shape);
   Result<> create_maps();
+  [[nodiscard]] port_entries& entries_now() const noexcept { return *reinterpret_cast<port_entries*>(entries_memory_.data()); }
   Result<> trace();
   Result<> share(BpfObject& object) const;
   [[nodiscard]] LinkMemory memory() const noexcept { return {.accounts = accounts_.memory(), .entries = entries_.fd()}; }
@@ -260,7 +262,7 @@ class KernelSide {
   Shape shape_;
   u64 mark_, flow_seed_;
   AccountsMap accounts_;
-  port_entries entries_now_{};
+  Mapping entries_memory_;  // struct port_entries
   BpfMap notes_, scratch_, stages_, fused_, entries_, wait_, keys_, slots_, sockets_, groups_, targets_, versions_;
   BpfMap flows4_, flows6_, rewrites_;
   Mapping flows4_memory_, flows6_memory_, rewrites_memory_;

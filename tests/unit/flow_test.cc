@@ -162,6 +162,21 @@ TEST_F(FlowTables, a_full_table_evicts_what_was_seen_longest_ago_and_counts) {
   EXPECT_TRUE(put(key_of(ipv4().udp(2000, 2).build()))) << "their places are free again";
 }
 
+TEST_F(FlowTables, kernel_halves_stop_to_ask_while_a_full_table_refuses) {
+  u64 open = 0;
+  FlowTable table({ipv4_, ipv6_, rewrites_, &open}, 1);
+  const auto tick_it = [&](u32 now_s) { table.tick(now_s, [](FlowTable::Owner, const EndedFlow&) {}); };
+  tick_it(100);
+  EXPECT_EQ(open, 1u);
+  u16 port = 1;
+  for (; open == 1 && port < 5000; ++port)
+    table.put(owner, {key_of(ipv4().udp(port, 2).build()), FlowAction::transmit(PortSlot{1}), {}, 0});
+  EXPECT_EQ(open, 0u);
+  EXPECT_GT(table.counts().refused, 1000u);
+  tick_it(101);
+  EXPECT_EQ(open, 1u) << "for another try";
+}
+
 TEST_F(FlowTables, the_one_that_was_seen_longest_ago_goes) {
   // Flows whose hash has the same pairs: found by trying.
   const auto pair = [&](u16 port) {
@@ -280,7 +295,7 @@ class KernelFlows : public testing::Test {
                                                            std::span(reinterpret_cast<flow6*>(flows6_memory_.data()), places),
                                                            std::span(reinterpret_cast<flow_rewrite*>(rewrites_memory_.data()), places)},
                                          seed);
-    now_ = {.present = 0xf, .now_s = 100};
+    now_.present = 0xf, now_.now_s = 100;
     TRY_VOID(entries_.set(0, &now_));
     tick(100);
     const bpf_devmap_val entry{.ifindex = ::if_nametoindex("lo"), .bpf_prog = {-1}};
@@ -288,7 +303,7 @@ class KernelFlows : public testing::Test {
     for (const auto& [name, map] : {std::pair{"ports", &ports_}, {"flows4", &flows4_}, {"flows6", &flows6_}, {"rewrites", &rewrites_}})
       TRY_VOID(object_->use(name, map->fd()));
     TRY_VOID(object_->use("accounts", accounts_.fd()));
-    const stage_link stage{.block = stage_block, .go = WEIR_GO_STACK, .ports = WEIR_MAX_PORTS, .miss = XDP_DROP};
+    const stage_link stage{.block = stage_block, .go = WEIR_GO_STACK, .ports = WEIR_MAX_PORTS, .miss = XDP_DROP, .offloads = 1};
     const ingress_link port{.port = 2, .queues = 1, .flow_mask = places - 1, .flow_seed = seed, .blocks = blocks, .weak_order = weak_order};
     TRY_VOID(object_->link(program_link{accounts_.link(), stage, port}, {.accounts = accounts_.memory(), .entries = entries_.fd()}));
     program_ = object_->first_program() + "_entry";
@@ -360,6 +375,31 @@ TEST_F(KernelFlows, counts_what_it_redirects_at_the_port_the_stage_and_the_flow)
       return true;
     });
   }
+}
+
+TEST_F(KernelFlows, tells_a_stage_what_its_user_half_could_offload) {
+  constexpr Mac asks{WEIR_VERDICTS + 1};
+  const auto v4 = [&] { return FrameBuilder().ethernet(station(1), asks).ipv4("10.0.0.1", "10.0.0.2"); };
+  const Packet first = v4().udp(1, 2).build(), opens = v4().tcp(1, 2, 2).build(), ends = v4().tcp(1, 2, 1).build(),
+               of_none = v4().icmp(3, 4).build();
+  const auto wanted = [&](const Packet& bytes) {
+    const account before = row(stage_block);
+    EXPECT_FALSE(run(bytes).hit);
+    const account now = row(stage_block);
+    EXPECT_EQ(now.verdict[WEIR_DROP], before.verdict[WEIR_DROP] + 1);
+    return now.drop[WEIR_DROP_OWN] != before.drop[WEIR_DROP_OWN];
+  };
+  EXPECT_FALSE(wanted(first)) << "the cache is full";
+  now_.open = 1;
+  ASSERT_TRUE(entries_.set(0, &now_));
+  EXPECT_TRUE(wanted(first));
+  EXPECT_TRUE(wanted(opens));
+  EXPECT_FALSE(wanted(ends));
+  EXPECT_FALSE(wanted(of_none));
+  ASSERT_TRUE(put(v4().tcp(1, 2).build(), FlowAction::transmit(PortSlot{1})));
+  EXPECT_TRUE(wanted(opens)) << "it begins anew";
+  EXPECT_TRUE(run(ends).hit);
+  EXPECT_FALSE(wanted(v4().tcp(1, 2).build())) << "until its stage is told that it has ended";
 }
 
 TEST_F(KernelFlows, gives_frames_the_fates_that_there_are) {
