@@ -68,7 +68,7 @@ FlowTable::FlowTable(const Memory& memory, u64 seed)
       locks_(std::make_unique<SpinLock[]>(stripes)) {}
 
 FlowKey FlowTable::key_of(const Frame& frame) const noexcept {
-  const u32 epoch = epoch_.load(std::memory_order_acquire);
+  const u32 epoch = this->epoch();
   FlowKey key = flow_key_of(frame);
   key.epoch = epoch;
   return key;
@@ -76,22 +76,25 @@ FlowKey FlowTable::key_of(const Frame& frame) const noexcept {
 
 bool FlowTable::put(Owner owner, const Entry& entry) noexcept {
   const std::optional<flow_rewrite> rewrite = entry.action.rewrite(entry.key);
-  const bool done = rewrite && (entry.key.of.version == 4 ? put(ipv4_, owner, entry, *rewrite) : put(ipv6_, owner, entry, *rewrite));
-  if (done) return true;
+  bool room = true;
+  if (rewrite && (entry.key.of.version == 4 ? put(ipv4_, owner, entry, *rewrite, room) : put(ipv6_, owner, entry, *rewrite, room)))
+    return true;
   add(&Counts::refused);
+  if (room) return false;
   if (refused_now_.fetch_add(1, std::memory_order_relaxed) == most_refused && open_ != nullptr)
     std::atomic_ref(*open_).store(0, std::memory_order_relaxed);
   return false;
 }
 
 template <typename Flow>
-bool FlowTable::put(Family<Flow>& family, Owner owner, const Entry& entry, const flow_rewrite& rewrite) noexcept {
+bool FlowTable::put(Family<Flow>& family, Owner owner, const Entry& entry, const flow_rewrite& rewrite, bool& room) noexcept {
   const FlowKey& key = entry.key;
   const u64 hash = flow_hash(&key.of, key.of.word, seed_);
   const Held hold(lock_of(flow_place(hash, 0, mask_)), lock_of(flow_place(hash, 2, mask_)));
-  if (key.epoch != epoch_.load(std::memory_order_acquire)) return false;
+  if (key.epoch != epoch()) return false;
   u32 place = 0, oldest = 0;
-  bool found = false, live = false, room = false;
+  bool found = false, live = false;
+  room = false;
   for (u32 number = 0; number < FLOW_PLACES && !live; ++number) {
     const u32 at = flow_place(hash, number, mask_);
     const Flow& flow = family.flows[at];
@@ -110,6 +113,7 @@ bool FlowTable::put(Family<Flow>& family, Owner owner, const Entry& entry, const
   // One that TCP has ended is over only when its stage is told so.
   if (live && (load(family.flows[place].tail.owner) & FLOW_ENDED) != 0) return false;
   const std::optional<u32> number = rewrites_.take(rewrite);
+  room = number.has_value();
   if (!number) return false;
   Flow& flow = family.flows[place];
   Note& note = family.notes[place];
@@ -220,6 +224,7 @@ void FlowTable::visit(const std::function<bool(const Seen&)>& visitor) const {
 template <typename Flow>
 bool FlowTable::visit(const Family<Flow>& family, const std::function<bool(const Seen&)>& visitor) const {
   for (u32 at = 0; at <= mask_; ++at) {
+    if (std::atomic_ref(const_cast<State&>(family.notes[at].state)).load(std::memory_order_relaxed) != State::live) continue;
     std::optional<Seen> now;
     {
       const std::scoped_lock hold(lock_of(at));

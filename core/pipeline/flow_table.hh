@@ -61,6 +61,7 @@ class FlowTable {
   FlowTable(const Memory& memory, u64 seed);
 
   [[nodiscard]] FlowKey key_of(const Frame& frame) const noexcept;
+  [[nodiscard]] u32 epoch() const noexcept { return epoch_.load(std::memory_order_acquire); }
   // Where all places of a flow's hash are taken, the one of them that was seen longest ago is evicted, unless it was within the last
   // second; its place is free two ticks later.
   bool put(Owner owner, const Entry& entry) noexcept;
@@ -95,7 +96,7 @@ class FlowTable {
   static constexpr u32 longest_sweep = 1u << 20;  // places in one tick: a larger table is gone through in several
 
   template <typename Flow>
-  bool put(Family<Flow>& family, Owner owner, const Entry& entry, const flow_rewrite& rewrite) noexcept;
+  bool put(Family<Flow>& family, Owner owner, const Entry& entry, const flow_rewrite& rewrite, bool& room) noexcept;
   template <typename Flow>
   void end(Flow& flow, Note& note, FlowEnd why) noexcept;
   template <typename Flow>
@@ -137,6 +138,7 @@ class StageFlows final : public Flows {
   bool offload(const FlowKey& key, const FlowAction& action, FlowTimes times, u64 cookie) noexcept override {
     return table_ != nullptr && key && table_->put(owner_, {key, action, times, cookie});
   }
+  [[nodiscard]] u32 epoch() const noexcept override { return table_ != nullptr ? table_->epoch() : 0; }
   [[nodiscard]] std::optional<u32> idle_s(const FlowKey& key) const noexcept override {
     return table_ != nullptr ? table_->idle_s(key) : std::nullopt;
   }
@@ -144,6 +146,13 @@ class StageFlows final : public Flows {
     if (table_ == nullptr) return;
     table_->take_back([&](const FlowTable::Seen& flow) { return flow.owner.stage == owner_.stage && which(flow.key, flow.cookie); },
                       FlowEnd::taken_back);
+  }
+  void visit(const std::function<void(const FlowKey&, u64, u64, u64)>& visitor) const override {
+    if (table_ == nullptr) return;
+    table_->visit([&](const FlowTable::Seen& flow) {
+      if (flow.owner.stage == owner_.stage) visitor(flow.key, flow.cookie, flow.frames, flow.bytes);
+      return true;
+    });
   }
 
  private:

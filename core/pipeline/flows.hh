@@ -100,6 +100,8 @@ class Flows {
   [[nodiscard]] virtual bool any() const noexcept = 0;
   // To be asked before the decision that is to be offloaded is looked up: see FlowKey::epoch and flow_key_of().
   [[nodiscard]] virtual FlowKey key_of(const Frame& frame) const noexcept = 0;
+  // Of now, for a stage that looks a whole burst up: asked before, and put into the keys that it asks for behind.
+  [[nodiscard]] virtual u32 epoch() const noexcept = 0;
   // From workers and from the control side. A flow that is there already gets the new action at once. False: its frames go on coming, for
   // now: the key is none, the action cannot be done with it, or there is no room until another flow has ended.
   virtual bool offload(const FlowKey& key, const FlowAction& action, FlowTimes times = {}, u64 cookie = 0) noexcept = 0;
@@ -107,6 +109,8 @@ class Flows {
   [[nodiscard]] virtual std::optional<u32> idle_s(const FlowKey& key) const noexcept = 0;
   // From the control side. A frame that comes in when this has returned meets none of these flows; the stage is told of each soon.
   virtual void take_back(const std::function<bool(const FlowKey& key, u64 cookie)>& which) noexcept = 0;
+  // From the control side: each flow that there is, with what the kernel has seen of it so far.
+  virtual void visit(const std::function<void(const FlowKey& key, u64 cookie, u64 frames, u64 bytes)>& visitor) const = 0;
 };
 
 }  // namespace weir

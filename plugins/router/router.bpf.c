@@ -188,6 +188,8 @@ static __always_inline stage_verdict by_hop(const struct packet *packet, __u64 g
 	/* A redirect that becomes a punt must find the frame as it came. */
 	if (!stage_has_entry(port))
 		return punt(ROUTER_PUNT_PORT);
+	if (router_config.offload && stage_wants_flow(packet->frame))
+		return punt(ROUTER_PUNT_FLOW);
 	eth = stage_header(packet->frame, 0, ETH_HLEN + (packet->version == 4 ? 20 : 40));
 	if (!eth)
 		return drop(ROUTER_TRUNCATED);

@@ -7,6 +7,8 @@
 //   max_next_hops = 4096         # gateways and neighbours
 //   kernel_nodes = 16384         # KiB, twice, of the kernel half's table; when it is full, user space routes everything
 //   ecmp = "ports"               # or "addresses": what chooses among several paths
+//   offload = true               # the first frame of a flow goes through the user half, which hands the others to the kernel's flow cache
+//   flow_idle_s = 60             # a flow without a frame for so long ends
 //   hash_seed = 1                # left out: made of a MAC address, so that routers in a row do not all choose alike
 //   interface = [{ port = "a", mac = "02:00:00:00:00:01", mtu = 1500, address = "192.0.2.1", length = 24 }]
 //   route = [{ to = "198.51.100.0/24", via = "192.0.2.2", port = "a", metric = 0, weight = 1, mtu = 0 },
@@ -28,7 +30,8 @@
 // neighbour did not answer), whose senders are told by ICMP within its limits; blackhole, no_neighbour, cannot_fragment. Counters:
 // forwarded_ipv4, forwarded_ipv6, and to the host: own, not_routed, by_host. Gauges: routes, neighbours, refused (for want of room), the
 // answers by ICMP, and frames and bytes of each gateway, "via ADDRESS PORT frames", and of neighbours on a port together, "link PORT
-// frames".
+// frames". What the flow cache forwards is counted there, by hop, and as a redirect of the stage; forwarded_ipv4 and its like do not have
+// it.
 #include "core/plugin.hh"
 
 #include <linux/if_ether.h>
@@ -97,6 +100,7 @@ class Router final : public Stage {
   Result<> bind(StageMemory& memory) override;
   void process(Burst& burst) noexcept override;
   void tick(u32 now_s) noexcept override;
+  void flow_ended(const EndedFlow& flow) noexcept override;
   [[nodiscard]] int watched() const override { return netlink_ ? events_.get() : -1; }
   void ready() noexcept override;
   [[nodiscard]] std::vector<std::pair<std::string, u64>> gauges() const override;
@@ -120,7 +124,10 @@ class Router final : public Stage {
   [[nodiscard]] bool is_own(const Packet& packet, const u8* address) const noexcept;
   [[nodiscard]] Way way(const Packet& packet, u64 group) const noexcept;
   [[nodiscard]] Way way_by_hop(const Packet& packet, u64 group, u32 number) const noexcept;
-  void go(Burst& burst, const Packet& packet, const Way& way) noexcept;
+  void go(Burst& burst, const Packet& packet, const Way& way, u32 epoch) noexcept;
+  void offload(const Packet& packet, const Way& way, u32 epoch) noexcept;
+  void take_flows_back() noexcept;
+  void count_flows() const;
   void note(const Packet& packet, const Way& way) noexcept;
   [[nodiscard]] bool host_forwards(const Packet& packet) const noexcept {
     return netlink_ && netlink_->host_forwards(packet.version, packet.frame->port.value);
@@ -128,7 +135,8 @@ class Router final : public Stage {
   void tell(const Untold& note);
 
   // Of the file.
-  bool follows_kernel_ = false;
+  bool follows_kernel_ = false, offload_ = false;
+  FlowTimes times_;
   u32 max_routes_ = 0;
   Tables::Sizes sizes_{};
   std::optional<u64> seed_;
@@ -143,6 +151,9 @@ class Router final : public Stage {
   };
   std::vector<Neighbour> file_neighbours_;
 
+  Flows* flows_ = nullptr;
+  u64 taken_back_ns_ = 0;
+  Tables::FlowCounts ended_;  // of flows that have ended
   std::unique_ptr<Tables> tables_;
   std::unique_ptr<Fib> fib_;
   std::unique_ptr<Routes> routes_;
@@ -158,6 +169,9 @@ class Router final : public Stage {
 Result<std::unique_ptr<Stage>> Router::make(const ConfigNode& keys, StageContext& context) {
   auto made = std::make_unique<Router>();
   made->follows_kernel_ = keys.boolean("kernel_routes");
+  made->offload_ = keys.boolean("offload");
+  made->times_.idle_s = static_cast<u32>(keys.integer("flow_idle_s"));
+  made->flows_ = &context.flows();
   made->max_routes_ = static_cast<u32>(keys.integer("max_routes"));
   made->sizes_ = {.nodes = static_cast<u32>(keys.integer("kernel_nodes")),
                   .hops = static_cast<u32>(keys.integer("max_next_hops")),
@@ -244,6 +258,7 @@ Result<u64> Router::seed() const {
 Result<> Router::bind(StageMemory& memory) {
   sizes_.seed = TRY(seed());
   tables_ = TRY(Tables::bind(memory, sizes_));
+  store(tables_->config().offload, offload_ && flows_->any());
   fib_ = TRY(Fib::create(max_routes_));
   routes_ = std::make_unique<Routes>(*tables_, *fib_);
   put_file();
@@ -289,6 +304,7 @@ Result<> Router::follow_kernel() {
 }
 
 void Router::process(Burst& burst) noexcept {
+  const u32 epoch = flows_->epoch();
   std::array<Packet, Burst::capacity> v4, v6;
   std::array<u32, Burst::capacity> to4;
   u8 to6[Burst::capacity][16];
@@ -301,9 +317,9 @@ void Router::process(Burst& burst) noexcept {
     else std::memcpy(to6[number6], packet.destination(), 16), v6[number6++] = packet;
   }
   fib_->find4(to4.data(), groups.data(), number4);
-  for (u32 i = 0; i < number4; ++i) go(burst, v4[i], way(v4[i], groups[i]));
+  for (u32 i = 0; i < number4; ++i) go(burst, v4[i], way(v4[i], groups[i]), epoch);
   fib_->find6(to6, groups.data(), number6);
-  for (u32 i = 0; i < number6; ++i) go(burst, v6[i], way(v6[i], groups[i]));
+  for (u32 i = 0; i < number6; ++i) go(burst, v6[i], way(v6[i], groups[i]), epoch);
 }
 
 // True: it is to be looked up. Else it has a verdict.
@@ -411,7 +427,7 @@ Way Router::way_by_hop(const Packet& packet, u64 group, u32 number) const noexce
   return found;
 }
 
-void Router::go(Burst& burst, const Packet& packet, const Way& way) noexcept {
+void Router::go(Burst& burst, const Packet& packet, const Way& way, u32 epoch) noexcept {
   Frame& frame = *packet.frame;
   switch (way.fate) {
     case Way::Fate::own:
@@ -428,6 +444,7 @@ void Router::go(Burst& burst, const Packet& packet, const Way& way) noexcept {
     case Way::Fate::forward:
       break;
   }
+  if (offload_ && flows_->any()) offload(packet, way, epoch);
   tables_->count(way.hop, frame.length);
   router_put_mac(frame.data, way.destination);
   router_put_mac(frame.data + ETH_ALEN, way.source);
@@ -435,6 +452,44 @@ void Router::go(Burst& burst, const Packet& packet, const Way& way) noexcept {
   else router_decrement6(packet.ip);
   burst.count(packet.version == 4 ? ROUTER_FORWARDED4 : ROUTER_FORWARDED6);
   burst.transmit(frame, way.port);
+}
+
+// What go() does with the frame, for those behind it.
+void Router::offload(const Packet& packet, const Way& way, u32 epoch) noexcept {
+  FlowKey key = flows_->key_of(*packet.frame);
+  if (!key) return;
+  key.epoch = epoch;
+  Mac to, from;
+  router_put_mac(to.data(), way.destination);
+  router_put_mac(from.data(), way.source);
+  FlowAction action = FlowAction::transmit(way.port);
+  action.ttl().addresses(to, from).longest(way.mtu + ETH_HLEN);
+  flows_->offload(key, action, times_, way.hop);
+}
+
+// Flows that might go another way now, as often as the clock of ready() goes: changes may come by the thousand.
+void Router::take_flows_back() noexcept {
+  if (!flows_->any() || !tables_->changes().any() || now_ns() - taken_back_ns_ < notes_ms * 1'000'000) return;
+  const Changes changed = std::exchange(tables_->changes(), {});
+  flows_->take_back([&](const FlowKey& key, u64 hop) { return changed.concern(key, hop); });
+  taken_back_ns_ = now_ns();
+}
+
+void Router::flow_ended(const EndedFlow& flow) noexcept {
+  router_count& count = ended_[static_cast<u32>(flow.cookie)];
+  count.frames += flow.frames;
+  count.bytes += flow.bytes;
+}
+
+void Router::count_flows() const {
+  if (!flows_->any()) return;
+  Tables::FlowCounts counts = ended_;
+  flows_->visit([&](const FlowKey&, u64 hop, u64 frames, u64 bytes) {
+    router_count& count = counts[static_cast<u32>(hop)];
+    count.frames += frames;
+    count.bytes += bytes;
+  });
+  tables_->set_flow_counts(std::move(counts));
 }
 
 // For the control thread, which alone may make system calls.
@@ -472,14 +527,18 @@ void Router::ready() noexcept {
   wanted_.take([&](const Wanted& note) {
     routes_->want(note.port, Address{note.version, note.address}, static_cast<u32>(now_ns() / 1'000'000'000));
   });
+  take_flows_back();
 }
 
 void Router::tick(u32 now_s) noexcept {
   if (netlink_) ready();
+  count_flows();
   routes_->tick(now_s);
+  take_flows_back();
 }
 
 std::vector<std::pair<std::string, u64>> Router::gauges() const {
+  count_flows();
   std::vector<std::pair<std::string, u64>> all{{"routes_ipv4", routes_->size(4)},
                                                {"routes_ipv6", routes_->size(6)},
                                                {"routes_refused", routes_->overflow()},
@@ -516,6 +575,9 @@ Schema keys() {
           .otherwise("16384")
           .as("KiB, twice, of the kernel half's table; when it is full, user space routes everything"),
       Key::string("ecmp", {"ports", "addresses"}).otherwise("\"ports\"").as("what chooses among several paths"),
+      Key::boolean("offload").otherwise("true").as(
+          "the first frame of a flow goes through the user half, which hands the others to the kernel's flow cache"),
+      Key::integer("flow_idle_s", 1, 86400).otherwise("60").as("a flow without a frame for so long ends"),
       Key::integer("hash_seed", 0, 0xffffffff)
           .optional()
           .as("of that choice; left out: made of a MAC address, so that routers in a row differ"),
@@ -546,5 +608,5 @@ WEIR_PLUGIN(.name = "router", .says = "forward IPv4 and IPv6 by the kernel's rou
                       "too_big", "no_route", "blackhole", "unreachable", "prohibited", "no_neighbour", "host_unreachable",
                       "cannot_fragment"},
             .counters = {"forwarded_ipv4", "forwarded_ipv6", "own", "not_routed", "by_host"},
-            .punts = {"expired", "too_big", "no_route", "refused", "neighbour", "tables", "port"}, .make = Router::make,
-            .kernel_half = WEIR_KERNEL_HALF(router))
+            .punts = {"expired", "too_big", "no_route", "refused", "neighbour", "tables", "port", "flow"}, .make = Router::make,
+            .kernel_half = WEIR_KERNEL_HALF(router), .per_flow = true)

@@ -51,6 +51,7 @@ enum router_punt {
 	ROUTER_PUNT_NEIGHBOUR,	/* not resolved, or failed */
 	ROUTER_PUNT_TABLES,	/* the kernel half's do not hold all routes */
 	ROUTER_PUNT_PORT,	/* only user space sends there */
+	ROUTER_PUNT_FLOW,	/* it would be forwarded: the first frame of a flow, which the user half offloads */
 };
 
 enum router_kind {
@@ -126,7 +127,7 @@ struct router_config {
 	__u32 mask;			/* buckets of neighbours, less 1 */
 	__u32 hops;
 	__u32 by_ports;			/* the flow's hash takes TCP's and UDP's ports in */
-	__u32 pad;
+	__u32 offload;			/* the first frame of a flow goes to the user half */
 };
 
 /* Compilers of BPF move what they do not know to be aligned byte by byte, and the host's must not be told that it is. */

@@ -178,6 +178,7 @@ void Routes::install(const Prefix& prefix, Entry& entry) {
   entry.own = own;
   entry.group = entry.routes.empty() ? 0 : tables_.hold(key);
   if (entry.group != before) {
+    tables_.changes().note_route(prefix);
     if (entry.group != 0) put(prefix, entry.group);
     else take_out(prefix);
     count += (entry.group != 0) - (before != 0);

@@ -2,6 +2,7 @@
 // router_shared: how the user half reads and writes what the kernel half reads at any time, and numbers that are given out anew with care.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <deque>

@@ -175,9 +175,10 @@ Tables::Hop* Tables::take_hop(const HopKey& key) {
   return &hop;
 }
 
-void Tables::write_hop(const Hop& hop, const HopKey& key, router_state state, u64 mac) noexcept {
-  const u64 port = key.port == HopKey::no_port ? 0 : key.port;
-  store(hop_table_[hop.number].word, ROUTER_HOP(state, port, mac));
+void Tables::write_hop(const Hop& hop, const HopKey& key, router_state state, u64 mac) {
+  const u64 port = key.port == HopKey::no_port ? 0 : key.port, word = ROUTER_HOP(state, port, mac);
+  if (hop_table_[hop.number].word != word) changes_.note_hop(hop.number);
+  store(hop_table_[hop.number].word, word);
 }
 
 void Tables::let_go(const HopKey& key) {
@@ -252,6 +253,7 @@ router_count Tables::count_of(u32 number) const noexcept {
     router_count& each = counts_[row * hop_table_.size() + number];
     sum.frames += load(each.frames), sum.bytes += load(each.bytes);
   }
+  if (const auto at = flow_counts_.find(number); at != flow_counts_.end()) sum.frames += at->second.frames, sum.bytes += at->second.bytes;
   return sum;
 }
 
@@ -278,11 +280,14 @@ std::vector<std::pair<HopKey, router_count>> Tables::counts() const {
   return all;
 }
 
-void Tables::set_port(u32 port, u64 mac, u32 mtu) noexcept {
-  store(config_->port[port], mac == 0 ? 0 : mac | u64{std::min(mtu, 0xffffu)} << 48);
+void Tables::set_port(u32 port, u64 mac, u32 mtu) {
+  const u64 word = mac == 0 ? 0 : mac | u64{std::min(mtu, 0xffffu)} << 48;
+  if (config_->port[port] != word) changes_.note_all();
+  store(config_->port[port], word);
 }
 
-void Tables::set_own(const Address& address, bool own) noexcept {
+void Tables::set_own(const Address& address, bool own) {
+  changes_.note_all();  // also flows from the address
   const u32 bit = router_own_bit(shared(address));
   own_[bit] += own ? 1 : -1;
   const u64 word = config_->own[bit / 64], mask = u64{1} << bit % 64;

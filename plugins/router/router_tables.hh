@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "core/pipeline/stage.hh"
+#include "plugins/router/router_changes.hh"
 #include "plugins/router/router_trie.hh"
 
 namespace weir::routing {
@@ -59,19 +60,27 @@ class Tables {
   // Gateways that a group came to hold since it was last asked.
   [[nodiscard]] std::vector<HopKey> new_gateways() { return std::exchange(new_gateways_, {}); }
 
-  void set_port(u32 port, u64 mac, u32 mtu) noexcept;
-  void set_own(const Address& address, bool own) noexcept;
+  void set_port(u32 port, u64 mac, u32 mtu);
+  void set_own(const Address& address, bool own);
   void set_fallback(u32 version, u32 group) noexcept { store(config_->fallback[version == 4 ? 0 : 1], group); }
   // After changes of the trie.
   void note_whole() noexcept;
   // Whether there is a route that found no room in user space, where all routes must be: then the host routes everything.
-  void set_overflow(bool overflow) noexcept { store(overflow_, overflow), note_whole(); }
+  void set_overflow(bool overflow) noexcept {
+    if (overflow != overflow_) changes_.note_all();
+    store(overflow_, overflow), note_whole();
+  }
   [[nodiscard]] bool overflows() const noexcept { return load(overflow_); }
   void tick();
   [[nodiscard]] Trie& trie() noexcept { return trie_; }
   [[nodiscard]] const Trie& trie() const noexcept { return trie_; }
   [[nodiscard]] std::size_t neighbours() const noexcept { return neighbours_; }
   [[nodiscard]] u64 refused() const noexcept { return refused_; }  // for want of room
+  // What offloaded flows have counted, by hop.
+  using FlowCounts = std::unordered_map<u32, router_count>;
+  void set_flow_counts(FlowCounts counts) { flow_counts_ = std::move(counts); }
+  // Since flows were last taken back.
+  [[nodiscard]] Changes& changes() noexcept { return changes_; }
 
   // For workers, beside all of these.
   [[nodiscard]] router_config& config() const noexcept { return *config_; }
@@ -96,7 +105,7 @@ class Tables {
   Tables() = default;
   Hop* take_hop(const HopKey& key);
   void let_go(const HopKey& key);
-  void write_hop(const Hop& hop, const HopKey& key, router_state state, u64 mac) noexcept;
+  void write_hop(const Hop& hop, const HopKey& key, router_state state, u64 mac);
   [[nodiscard]] bool is_ours(u32 hop) const noexcept { return hop >= hop_half_.first && hop < hop_half_.first + hop_half_.size; }
   [[nodiscard]] bool is_linked(u32 bucket, u32 slot) const noexcept;
   template <typename Keep>
@@ -125,6 +134,8 @@ class Tables {
   std::vector<HopKey> new_gateways_;
   std::array<u32, 512> own_{};  // addresses for each bit of config.own
   u32 host_ = 0;                // the group of the host
+  Changes changes_;
+  FlowCounts flow_counts_;
   std::size_t neighbours_ = 0;
   u64 refused_ = 0;
   bool live_ = false;

@@ -54,7 +54,11 @@ class FakeFlows final : public Flows {
   [[nodiscard]] FlowKey key_of(const Frame& frame) const noexcept override { return open_ ? flow_key_of(frame) : FlowKey{}; }
   bool offload(const FlowKey& key, const FlowAction& action, FlowTimes times, u64 cookie) noexcept override;
   [[nodiscard]] std::optional<u32> idle_s(const FlowKey& key) const noexcept override;
+  [[nodiscard]] u32 epoch() const noexcept override { return 0; }
   void take_back(const std::function<bool(const FlowKey&, u64)>& which) noexcept override;
+  void visit(const std::function<void(const FlowKey&, u64, u64, u64)>& visitor) const override {
+    for (const Offload& offload : offloads_) visitor(offload.key, offload.cookie, 0, 0);
+  }
   [[nodiscard]] const std::vector<Offload>& offloads() const noexcept { return offloads_; }  // that hold
 
  private:
