@@ -6,6 +6,12 @@
 /* Live frames come back as the last receiver left them: without this, a forwarder that changes them is measured on its own output. */
 __u64 frame[8];
 
+/* Of the four bytes at this offset, which are the ports of UDP: so many different frames in turn. 0: all are one. */
+const volatile __u32 flows_at;
+const volatile __u32 flows;
+__u32 number;
+__u32 frame_ports;
+
 struct {
 	__uint(type, BPF_MAP_TYPE_DEVMAP);
 	__uint(max_entries, 1);
@@ -25,6 +31,10 @@ SEC("xdp") int live_source(struct xdp_md *ctx)
 	*(__u32 *)&data[7] = (__u32)frame[7];
 	if ((void *)data + 64 <= end)
 		data[7] = frame[7];
+	if (flows && (void *)data + flows_at + 4 <= end) {
+		*(__u32 *)((void *)data + flows_at) = frame_ports + number;
+		number = number + 1 < flows ? number + 1 : 0;
+	}
 	return bpf_redirect_map(&out, 0, XDP_DROP);
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // live_source: send one frame out of a device again and again, from inside the kernel, as fast as one CPU can.
-//   live_source DEVICE FILE [COUNT]     FILE holds the frame; without COUNT, until a signal ends the one call that sends
+//   live_source DEVICE FILE [COUNT [AT FLOWS]]     FILE holds the frame; without COUNT, or with 0, until a signal ends the one call that sends;
+//                                                  AT: the offset of its ports, which go through so many FLOWS
 #include <bpf/bpf.h>
 #include <errno.h>
 #include <net/if.h>
@@ -41,13 +42,19 @@ int main(int words, char **word) {
             FRAME_MIN, FRAME_MAX);
     return 2;
   }
-  struct live_source *source = live_source__open_and_load();
-  if (!source || bpf_map_update_elem(bpf_map__fd(source->maps.out), &zero, &ifindex, BPF_ANY)) {
+  struct live_source *source = live_source__open();
+  const __u32 count = words > 3 ? (__u32)strtoul(word[3], NULL, 10) : 0, at = words > 5 ? (__u32)strtoul(word[4], NULL, 10) : 0;
+  if (source && at + 4 <= 64) {
+    source->rodata->flows_at = at;
+    source->rodata->flows = words > 5 ? (__u32)strtoul(word[5], NULL, 10) : 0;
+  }
+  if (!source || live_source__load(source) || bpf_map_update_elem(bpf_map__fd(source->maps.out), &zero, &ifindex, BPF_ANY)) {
     fprintf(stderr, "live_source: load the source for %s: %s\n", word[1], strerror(errno));
     return 1;
   }
   memcpy(source->bss->frame, frame, sizeof(source->bss->frame));
-  const int failed = send_frames(source, frame, length, words > 3 ? (__u32)strtoul(word[3], NULL, 10) : endless);
+  memcpy(&source->bss->frame_ports, frame + at, sizeof(source->bss->frame_ports));
+  const int failed = send_frames(source, frame, length, count ? count : endless);
   if (failed) fprintf(stderr, "live_source: send on %s: %s\n", word[1], strerror(-failed));
   live_source__destroy(source);
   return failed ? 1 : 0;

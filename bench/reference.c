@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // reference: the end that counts, and the forwarders that others are measured against.
 //   reference sink DEVICE FILE [FILE]      the first holds the frame that is to arrive, the second one that may arrive beside it
+//   reference flows DEVICE FILE AT         the same end, where the four bytes at offset AT of a frame may be anything; in FILE they are 0
+//   reference fib IN OUT                   forwards by bpf_fib_lookup(), to OUT alone
 //   reference bare IN OUT                  redirects from IN to OUT
 //   reference bare_egress IN OUT           the same, with a program on the device entry
 //   reference entries IN OUT FORM NUMBER   redirects through NUMBER entries in turn, a power of two, all of them to OUT; FORM is array or hash
@@ -19,12 +21,14 @@
 #include "sink.skel.h"
 
 enum { CPUS_MAX = 1024, FRAME_MAX = 1514 };
-enum mode { NO_MODE, SINK, BARE, BARE_EGRESS, ENTRIES, GROUP };
+enum mode { NO_MODE, SINK, FLOWS, FIB, BARE, BARE_EGRESS, ENTRIES, GROUP };
 static const __u32 sparse = 2654435761U;  // from key to key of a hash
 
 static enum mode mode_of(int words, char **word) {
   const char *name = words > 1 ? word[1] : "";
   if (!strcmp(name, "sink") && (words == 4 || words == 5)) return SINK;
+  if (!strcmp(name, "flows") && words == 5) return FLOWS;
+  if (!strcmp(name, "fib") && words == 4) return FIB;
   if (!strcmp(name, "bare") && words == 4) return BARE;
   if (!strcmp(name, "bare_egress") && words == 4) return BARE_EGRESS;
   if (!strcmp(name, "entries") && words == 6) return ENTRIES;
@@ -59,6 +63,9 @@ static int prepare(enum mode mode, const struct sink *programs, int words, char 
     case SINK:
       return expect_frame(word[3], &programs->rodata->frame_length, programs->rodata->frame) ||
              (words == 5 && expect_frame(word[4], &programs->rodata->second_length, programs->rodata->second_frame));
+    case FLOWS:
+      programs->rodata->any_at = (__u32)strtoul(word[4], NULL, 10);
+      return expect_frame(word[3], &programs->rodata->frame_length, programs->rodata->frame);
     case ENTRIES: return shape_entries(programs, word[4], (__u32)strtoul(word[5], NULL, 10));
     case GROUP: return shape_entries(programs, word[3], (__u32)strtoul(word[4], NULL, 10));
     default: return 0;
@@ -72,7 +79,7 @@ static int set_entry(const struct bpf_map *map, __u32 key, const char *device, i
 
 static int set_entries(enum mode mode, const struct sink *programs, int words, char **word) {
   const __u32 spacing = programs->rodata->spacing, number = programs->rodata->last_entry + 1;
-  if (mode == BARE) return set_entry(programs->maps.out, 0, word[3], -1);
+  if (mode == BARE || mode == FIB) return set_entry(programs->maps.out, 0, word[3], -1);
   if (mode == BARE_EGRESS) return set_entry(programs->maps.out, 0, word[3], bpf_program__fd(programs->progs.egress));
   if (mode == ENTRIES)
     for (__u32 i = 0; i < number; i++)
@@ -85,7 +92,9 @@ static int set_entries(enum mode mode, const struct sink *programs, int words, c
 
 static const struct bpf_program *program_of(enum mode mode, const struct sink *programs) {
   switch (mode) {
-    case SINK: return programs->progs.sink;
+    case SINK:
+    case FLOWS: return programs->progs.sink;
+    case FIB: return programs->progs.fib;
     case ENTRIES: return programs->progs.in_turn;
     case GROUP: return programs->progs.broadcast;
     default: return programs->progs.bare;
@@ -125,7 +134,7 @@ static int complain(const char *what, const char *device) {
 int main(int words, char **word) {
   const enum mode mode = mode_of(words, word);
   if (mode == NO_MODE) {
-    fprintf(stderr, "usage: reference sink DEVICE FILE [FILE] | bare IN OUT | bare_egress IN OUT | entries IN OUT FORM NUMBER | "
+    fprintf(stderr, "usage: reference sink DEVICE FILE [FILE] | flows DEVICE FILE AT | fib IN OUT | bare IN OUT | bare_egress IN OUT | entries IN OUT FORM NUMBER | "
                     "group IN FORM NUMBER OUT...\n");
     return 2;
   }

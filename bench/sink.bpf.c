@@ -5,6 +5,8 @@
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/in6.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -48,6 +50,7 @@ struct {
 /* What is to arrive: the length, and the first 60 bytes; and what may arrive beside it, or nothing. */
 const volatile __u64 frame[8];
 const volatile __u32 frame_length;
+const volatile __u32 any_at; /* four bytes from here on may be anything; 0: none */
 const volatile __u64 second_frame[8];
 const volatile __u32 second_length;
 
@@ -70,6 +73,8 @@ SEC("xdp") int sink(struct xdp_md *ctx)
 
 	if (!seen)
 		return XDP_ABORTED;
+	if (any_at && (void *)(long)ctx->data + any_at + 4 <= (void *)(long)ctx->data_end)
+		*(__u32 *)((void *)(long)ctx->data + any_at) = 0;
 	if (is_whole(ctx, frame, frame_length))
 		seen->whole++;
 	else if (second_length && is_whole(ctx, second_frame, second_length))
@@ -81,6 +86,52 @@ SEC("xdp") int sink(struct xdp_md *ctx)
 
 SEC("xdp") int bare(struct xdp_md *ctx)
 {
+	return bpf_redirect_map(&out, 0, XDP_DROP);
+}
+
+/* As `xdp-forward` does it: the kernel's own routes and neighbours, asked for each frame. */
+SEC("xdp") int fib(struct xdp_md *ctx)
+{
+	void *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	struct bpf_fib_lookup way = { .ifindex = ctx->ingress_ifindex };
+	struct ipv6hdr *ip6 = (void *)(eth + 1);
+	struct iphdr *ip = (void *)(eth + 1);
+	__u32 sum;
+
+	if ((void *)(ip + 1) > end)
+		return XDP_PASS;
+	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
+		if (ip->ttl <= 1)
+			return XDP_PASS;
+		way.family = 2; /* AF_INET */
+		way.tos = ip->tos;
+		way.l4_protocol = ip->protocol;
+		way.tot_len = bpf_ntohs(ip->tot_len);
+		way.ipv4_src = ip->saddr;
+		way.ipv4_dst = ip->daddr;
+	} else if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
+		if ((void *)(ip6 + 1) > end || ip6->hop_limit <= 1)
+			return XDP_PASS;
+		way.family = 10; /* AF_INET6 */
+		way.l4_protocol = ip6->nexthdr;
+		way.tot_len = bpf_ntohs(ip6->payload_len);
+		__builtin_memcpy(way.ipv6_src, &ip6->saddr, 16);
+		__builtin_memcpy(way.ipv6_dst, &ip6->daddr, 16);
+	} else {
+		return XDP_PASS;
+	}
+	if (bpf_fib_lookup(ctx, &way, sizeof(way), 0) != BPF_FIB_LKUP_RET_SUCCESS)
+		return XDP_PASS;
+	if (way.family == 2) {
+		sum = ip->check + bpf_htons(0x100);
+		ip->check = sum + (sum >= 0xffff);
+		ip->ttl--;
+	} else {
+		ip6->hop_limit--;
+	}
+	__builtin_memcpy(eth->h_dest, way.dmac, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, way.smac, ETH_ALEN);
 	return bpf_redirect_map(&out, 0, XDP_DROP);
 }
 

@@ -67,7 +67,6 @@ enum weir_port_counter {
 	WEIR_PORT_MISS_STACK,	/* frames of this port for a port without an entry that went to the host stack, */
 	WEIR_PORT_MISS_DROP,	/* were dropped, */
 	WEIR_PORT_MISS_ABORTED,	/* or, in kernel rows, dropped by XDP_ABORTED, which shows as an exception too */
-	WEIR_PORT_FLOWS,	/* kernel rows: frames of this port that the flow cache had the fate of */
 };
 
 /* What every frame counts is one cache line, the last of the block: see WEIR_FRAME_NOTES. */

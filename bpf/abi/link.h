@@ -37,6 +37,8 @@ struct port_entries {
 	__u64 present;	/* a redirect to it finds an entry, or a fused chain and its bare entry */
 	__u64 now_s;	/* coarse clock, written once a second */
 	__u64 open;	/* the flow cache has room: a kernel half may have its user half offload a flow */
+	__u64 wanted;	/* how often one has done so, */
+	__u64 handled;	/* and how often a user half has come to it; once a second these are made equal, for those that never came */
 };
 
 /* The first member of every link. */
@@ -96,6 +98,9 @@ struct trace_link {
 };
 
 #define WEIR_NEAR_DEVICES 4096	/* ifindexes that are looked up in an array */
+
+/* Flows that are on their way to the user half. Above that a kernel half works by itself, so that none is lost in a full ring. */
+#define WEIR_MOST_WANTED 512
 
 #define WEIR_NO_NEXT 0xffffffffu
 #define WEIR_NO_STAGE 0xffffffffu	/* who redirects is no stage: user space could not do it in its place */

@@ -187,7 +187,6 @@ static __always_inline int flow_try(struct stage_frame *frame, __u64 length)
 	if (key.tcp_flags & (FLOW_TCP_FIN | FLOW_TCP_RST))
 		__sync_fetch_and_or(&tail->owner, FLOW_ENDED);
 	flow_count(tail, length);
-	frame->port->counter[WEIR_PORT_FLOWS]++;
 	block = act.block;
 	asm volatile("" : "+r"(block)); /* see end_with_drop() */
 	if (block < LINKED(program_link, port.blocks)) {

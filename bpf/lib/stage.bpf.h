@@ -39,13 +39,18 @@ static __always_inline int stage_has_entry(__u32 port)
 	return bpf_map_lookup_elem(&ports, own ? own : &port) || bpf_map_lookup_elem(&bare_ports, own ? own : &port);
 }
 
-/* Whether the frame is the first of a flow that the user half could offload, and there is room. A half that would only forward it may punt it
- * then, so that the next ones need no stage. What it forwards by itself is never offloaded. */
+/* Whether the frame is the first of a flow that the user half could offload, there is room, and user space keeps up. A half that asks punts the
+ * frame then, so that the next ones need no stage. What it forwards by itself is never offloaded. */
 static __always_inline int stage_wants_flow(const struct stage_frame *frame)
 {
-	const struct port_entries *entries = LINKED_MEMORY(LINK_ENTRIES);
+	struct port_entries *entries = LINKED_MEMORY(LINK_ENTRIES);
 
-	return LINKED(program_link, stage.offloads) && frame->flow && entries->open;
+	if (!LINKED(program_link, stage.offloads) || !frame->flow || !entries->open)
+		return 0;
+	if (*(volatile __u64 *)&entries->wanted - *(volatile __u64 *)&entries->handled >= WEIR_MOST_WANTED)
+		return 0;
+	__sync_fetch_and_add(&entries->wanted, 1);
+	return 1;
 }
 
 /* One of the plugin's own counters, in the order in which it declares them. */

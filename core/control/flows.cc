@@ -223,13 +223,11 @@ Result<json> Instance::flush_flows(const json& question) {
   return json{{"instance", name()}, {"flushed", flows_ ? flows_->take_back(which, FlowEnd::flushed) : 0}};
 }
 
-json Instance::flows_report(const Moment& at) const {
-  u64 hits = 0;
-  for (const KernelPort& port : kernel_ports_) hits += at.accounts.kernel(port.block).counter[WEIR_PORT_FLOWS];
+json Instance::flows_report() const {
   const FlowTable::Counts now = flows_ ? flows_->counts() : FlowTable::Counts{};
   return {{"places", flows_ ? topology_->config().flows : 0},
           {"count", now.count},
-          {"hits", hits},
+          {"hits", flows_ ? flows_->hits() : 0},
           {"added", now.added},
           {"updated", now.updated},
           {"expired", now.expired},

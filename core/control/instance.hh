@@ -162,7 +162,7 @@ class Instance {
   [[nodiscard]] nlohmann::json flow_report(const FlowTable::Seen& flow) const;
   Result<nlohmann::json> list_flows(const nlohmann::json& question) const;
   Result<nlohmann::json> flush_flows(const nlohmann::json& question);
-  [[nodiscard]] nlohmann::json flows_report(const Moment& at) const;
+  [[nodiscard]] nlohmann::json flows_report() const;
 
   // listen.cc
   struct NotedDevice {

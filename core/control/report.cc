@@ -291,7 +291,7 @@ Result<json> Instance::stats() {
   for (const auto& pipeline : path_->pipelines)
     for (const StageEntry& stage : pipeline->stages) report["stages"].push_back(stage_report(now, stage, pipeline->name));
   report["drops"] = drops_report(now);
-  report["flows"] = flows_report(now);
+  report["flows"] = flows_report();
   report["frames"] = frames_report(now);
   report["account"] = account_report(now, report["drops"]);
   report["warnings"] = warnings();

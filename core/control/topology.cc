@@ -42,12 +42,17 @@ class Topology::Context final : public StageContext {
     return port.value < all.size() ? std::string_view(all[port.value].device) : std::string_view();
   }
   Result<GroupSlot> group(std::span<const PortSlot> ports) override { return topology_.group(ports); }
-  StageFlows& flows() override { return flows_; }
+  StageFlows& flows() override {
+    asked_for_flows_ = true;
+    return flows_;
+  }
+  [[nodiscard]] bool asked_for_flows() const noexcept { return asked_for_flows_; }
 
  private:
   Topology& topology_;
   const PipelineConfig& pipeline_;
   StageFlows flows_;
+  bool asked_for_flows_ = false;
 };
 
 Topology::Topology(Config config) : config_(std::move(config)) {}
@@ -84,8 +89,9 @@ Result<std::unique_ptr<Topology>> Topology::build(Config config, const Registry&
         continue;
       }
       per_flow &= plugin->per_flow;
+      const bool offloads = per_flow && context.asked_for_flows();
       made->stages_.push_back({&stage, &pipeline, plugin, std::move(*half), static_cast<u32>(made->stages_.size()), block++,
-                               &stage == &pipeline.stages.back(), per_flow, &context.flows()});
+                               &stage == &pipeline.stages.back(), offloads, &context.flows()});
     }
   }
   for (std::size_t slot = 0; slot < all.ports.size(); ++slot)

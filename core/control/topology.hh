@@ -35,7 +35,7 @@ class Topology {
     u32 number;                    // in the instance
     u32 block;
     bool last;          // of its pipeline
-    bool offloads;      // it may: what every stage before it decides holds for a whole flow
+    bool offloads;      // its constructor has asked for flows(), and what every stage before it decides holds for a whole flow
     StageFlows* flows;  // its own
   };
 

@@ -64,7 +64,7 @@ FlowTable::FlowTable(const Memory& memory, u64 seed)
       rewrites_(memory.rewrites),
       seed_(seed),
       mask_(static_cast<u32>(memory.ipv4.size() - 1)),
-      open_(memory.open),
+      entries_(memory.entries),
       locks_(std::make_unique<SpinLock[]>(stripes)) {}
 
 FlowKey FlowTable::key_of(const Frame& frame) const noexcept {
@@ -76,13 +76,14 @@ FlowKey FlowTable::key_of(const Frame& frame) const noexcept {
 
 bool FlowTable::put(Owner owner, const Entry& entry) noexcept {
   const std::optional<flow_rewrite> rewrite = entry.action.rewrite(entry.key);
+  if (entries_ != nullptr) std::atomic_ref(entries_->handled).fetch_add(1, std::memory_order_relaxed);
   bool room = true;
   if (rewrite && (entry.key.of.version == 4 ? put(ipv4_, owner, entry, *rewrite, room) : put(ipv6_, owner, entry, *rewrite, room)))
     return true;
   add(&Counts::refused);
   if (room) return false;
-  if (refused_now_.fetch_add(1, std::memory_order_relaxed) == most_refused && open_ != nullptr)
-    std::atomic_ref(*open_).store(0, std::memory_order_relaxed);
+  if (refused_now_.fetch_add(1, std::memory_order_relaxed) == most_refused && entries_ != nullptr)
+    std::atomic_ref(entries_->open).store(0, std::memory_order_relaxed);
   return false;
 }
 
@@ -238,7 +239,10 @@ bool FlowTable::visit(const Family<Flow>& family, const std::function<bool(const
 void FlowTable::tick(u32 now_s, const Told& told) {
   now_s_.store(now_s, std::memory_order_relaxed);
   refused_now_.store(0, std::memory_order_relaxed);
-  if (open_ != nullptr) std::atomic_ref(*open_).store(1, std::memory_order_relaxed);
+  if (entries_ != nullptr) {
+    std::atomic_ref(entries_->handled).store(std::atomic_ref(entries_->wanted).load(std::memory_order_relaxed), std::memory_order_relaxed);
+    std::atomic_ref(entries_->open).store(1, std::memory_order_relaxed);
+  }
   const u32 from = swept_, to = std::min(mask_, from + longest_sweep - 1);
   sweep(ipv4_, from, to, told);
   sweep(ipv6_, from, to, told);
@@ -264,6 +268,7 @@ void FlowTable::sweep(Family<Flow>& family, u32 from, u32 to, const Told& told) 
       } else if (note.state == State::ending && now - note.since_s >= rest_s) {
         const Seen last = seen(flow, note);
         over.emplace(last.owner, EndedFlow{last.key, last.cookie, note.why, last.frames, last.bytes});
+        add(&Counts::hits, last.frames);
         rewrites_.release(flow.tail.act.rewrite);
         store_word(flow, 0);
         note.state = State::free;
@@ -273,10 +278,24 @@ void FlowTable::sweep(Family<Flow>& family, u32 from, u32 to, const Told& told) 
   }
 }
 
+u64 FlowTable::hits() const {
+  u64 sum = counts().hits;
+  const auto add_up = [&](const auto& family) {
+    for (u32 at = 0; at <= mask_; ++at) {
+      if (std::atomic_ref(const_cast<State&>(family.notes[at].state)).load(std::memory_order_relaxed) == State::free) continue;
+      const std::scoped_lock hold(lock_of(at));
+      if (family.notes[at].state == State::free) continue;
+      sum += load(family.flows[at].tail.frames) + load(family.flows[at].tail.other_frames);
+    }
+  };
+  add_up(ipv4_), add_up(ipv6_);
+  return sum;
+}
+
 FlowTable::Counts FlowTable::counts() const noexcept {
   Counts now{};
-  for (u64 Counts::*counter : {&Counts::count, &Counts::added, &Counts::updated, &Counts::expired, &Counts::ended, &Counts::evicted,
-                               &Counts::taken_back, &Counts::flushed, &Counts::refused})
+  for (u64 Counts::*counter : {&Counts::count, &Counts::hits, &Counts::added, &Counts::updated, &Counts::expired, &Counts::ended,
+                               &Counts::evicted, &Counts::taken_back, &Counts::flushed, &Counts::refused})
     now.*counter = std::atomic_ref(counts_.*counter).load(std::memory_order_relaxed);
   return now;
 }

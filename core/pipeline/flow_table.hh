@@ -23,7 +23,7 @@ class FlowTable {
     std::span<flow4> ipv4;
     std::span<flow6> ipv6;
     std::span<flow_rewrite> rewrites;
-    u64* open = nullptr;  // struct port_entries.open; null: nobody asks
+    port_entries* entries = nullptr;  // null: no kernel half asks whether it should have a flow offloaded
   };
   struct Owner {
     static constexpr u32 stages = WEIR_MAX_STAGES;
@@ -49,6 +49,7 @@ class FlowTable {
   };
   struct Counts {
     u64 count;  // that the kernel has now
+    u64 hits;   // frames of flows that have ended; hits() has all
     u64 added, updated;
     u64 expired;  // idle or hard timeout
     u64 ended;    // by TCP
@@ -72,6 +73,8 @@ class FlowTable {
   // Once a second: ends those whose time has come, and tells of those that have ended and that no program can still be working with.
   void tick(u32 now_s, const Told& told);
   [[nodiscard]] Counts counts() const noexcept;
+  // Frames that the kernel has found the flow of.
+  [[nodiscard]] u64 hits() const;
 
  private:
   enum class State : u8 { free, live, ending };
@@ -120,7 +123,7 @@ class FlowTable {
   std::atomic<u32> now_s_ = 0;
   std::atomic<u32> epoch_ = 0;
   u32 swept_ = 0;
-  u64* open_;
+  port_entries* entries_;
   std::atomic<u32> refused_now_ = 0;
   mutable Counts counts_{};
   std::unique_ptr<SpinLock[]> locks_;

@@ -235,7 +235,7 @@ Result<> KernelSide::share(BpfObject& object) const {
 FlowTable::Memory KernelSide::flows() const noexcept {
   const auto span = [&]<typename T>(const Mapping& memory, T*) { return std::span(reinterpret_cast<T*>(memory.data()), shape_.flows); };
   return {span(flows4_memory_, static_cast<flow4*>(nullptr)), span(flows6_memory_, static_cast<flow6*>(nullptr)),
-          span(rewrites_memory_, static_cast<flow_rewrite*>(nullptr)), &entries_now().open};
+          span(rewrites_memory_, static_cast<flow_rewrite*>(nullptr)), &entries_now()};
 }
 
 void KernelSide::set_clock(u32 now_s) noexcept { std::atomic_ref(entries_now().now_s).store(now_s, std::memory_order_relaxed); }

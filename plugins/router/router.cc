@@ -127,6 +127,7 @@ class Router final : public Stage {
   void go(Burst& burst, const Packet& packet, const Way& way, u32 epoch) noexcept;
   void offload(const Packet& packet, const Way& way, u32 epoch) noexcept;
   void take_flows_back() noexcept;
+  [[nodiscard]] bool offloads() const noexcept { return flows_ != nullptr && flows_->any(); }
   void count_flows() const;
   void note(const Packet& packet, const Way& way) noexcept;
   [[nodiscard]] bool host_forwards(const Packet& packet) const noexcept {
@@ -151,7 +152,7 @@ class Router final : public Stage {
   };
   std::vector<Neighbour> file_neighbours_;
 
-  Flows* flows_ = nullptr;
+  Flows* flows_ = nullptr;  // null: it does not offload
   u64 taken_back_ns_ = 0;
   Tables::FlowCounts ended_;  // of flows that have ended
   std::unique_ptr<Tables> tables_;
@@ -171,7 +172,7 @@ Result<std::unique_ptr<Stage>> Router::make(const ConfigNode& keys, StageContext
   made->follows_kernel_ = keys.boolean("kernel_routes");
   made->offload_ = keys.boolean("offload");
   made->times_.idle_s = static_cast<u32>(keys.integer("flow_idle_s"));
-  made->flows_ = &context.flows();
+  if (made->offload_) made->flows_ = &context.flows();
   made->max_routes_ = static_cast<u32>(keys.integer("max_routes"));
   made->sizes_ = {.nodes = static_cast<u32>(keys.integer("kernel_nodes")),
                   .hops = static_cast<u32>(keys.integer("max_next_hops")),
@@ -258,7 +259,7 @@ Result<u64> Router::seed() const {
 Result<> Router::bind(StageMemory& memory) {
   sizes_.seed = TRY(seed());
   tables_ = TRY(Tables::bind(memory, sizes_));
-  store(tables_->config().offload, offload_ && flows_->any());
+  store(tables_->config().offload, offloads());
   fib_ = TRY(Fib::create(max_routes_));
   routes_ = std::make_unique<Routes>(*tables_, *fib_);
   put_file();
@@ -304,7 +305,7 @@ Result<> Router::follow_kernel() {
 }
 
 void Router::process(Burst& burst) noexcept {
-  const u32 epoch = flows_->epoch();
+  const u32 epoch = flows_ != nullptr ? flows_->epoch() : 0;
   std::array<Packet, Burst::capacity> v4, v6;
   std::array<u32, Burst::capacity> to4;
   u8 to6[Burst::capacity][16];
@@ -444,7 +445,7 @@ void Router::go(Burst& burst, const Packet& packet, const Way& way, u32 epoch) n
     case Way::Fate::forward:
       break;
   }
-  if (offload_ && flows_->any()) offload(packet, way, epoch);
+  if (offloads()) offload(packet, way, epoch);
   tables_->count(way.hop, frame.length);
   router_put_mac(frame.data, way.destination);
   router_put_mac(frame.data + ETH_ALEN, way.source);
@@ -469,7 +470,7 @@ void Router::offload(const Packet& packet, const Way& way, u32 epoch) noexcept {
 
 // Flows that might go another way now, as often as the clock of ready() goes: changes may come by the thousand.
 void Router::take_flows_back() noexcept {
-  if (!flows_->any() || !tables_->changes().any() || now_ns() - taken_back_ns_ < notes_ms * 1'000'000) return;
+  if (!offloads() || !tables_->changes().any() || now_ns() - taken_back_ns_ < notes_ms * 1'000'000) return;
   const Changes changed = std::exchange(tables_->changes(), {});
   flows_->take_back([&](const FlowKey& key, u64 hop) { return changed.concern(key, hop); });
   taken_back_ns_ = now_ns();
@@ -482,7 +483,7 @@ void Router::flow_ended(const EndedFlow& flow) noexcept {
 }
 
 void Router::count_flows() const {
-  if (!flows_->any()) return;
+  if (!offloads()) return;
   Tables::FlowCounts counts = ended_;
   flows_->visit([&](const FlowKey&, u64 hop, u64 frames, u64 bytes) {
     router_count& count = counts[static_cast<u32>(hop)];
