@@ -52,7 +52,9 @@ Result<std::unique_ptr<Fib>> Fib::create(u32 max_routes) {
   rte_fib_conf config4{};
   config4.type = RTE_FIB_DIR24_8;
   config4.max_routes = static_cast<int>(max_routes);
-  config4.dir24_8 = {RTE_FIB_DIR24_8_4B, std::clamp(max_routes, 256u, 65536u)};
+  // Tables of the last 8 bits, 1 KiB each, which DPDK clears when it makes them: as many as a mixture of routes needs, and more than one of
+  // any kind. What needs more finds no room, as what is beyond max_routes does.
+  config4.dir24_8 = {RTE_FIB_DIR24_8_4B, std::clamp(max_routes / 8, 1024u, 65536u)};
   made->fib4_ = rte_fib_create(new_name().c_str(), SOCKET_ID_ANY, &config4);
   if (made->fib4_ == nullptr)
     return fail("make a table of {} IPv4 routes: {}; max_routes is too large for the {} MB that DPDK's tables have", max_routes,
@@ -60,7 +62,7 @@ Result<std::unique_ptr<Fib>> Fib::create(u32 max_routes) {
   rte_fib6_conf config6{};
   config6.type = RTE_FIB6_TRIE;
   config6.max_routes = static_cast<int>(max_routes);
-  config6.trie = {RTE_FIB6_TRIE_4B, std::clamp(2 * max_routes, 1024u, 262144u)};
+  config6.trie = {RTE_FIB6_TRIE_4B, std::clamp(max_routes / 2, 8192u, 262144u)};
   made->fib6_ = rte_fib6_create(new_name().c_str(), SOCKET_ID_ANY, &config6);
   if (made->fib6_ == nullptr)
     return fail("make a table of {} IPv6 routes: {}; max_routes is too large for the {} MB that DPDK's tables have", max_routes,

@@ -500,7 +500,7 @@ TEST(RouterTries, AgreeOverRandomPrefixes) {
   PlainMemory memory;
   constexpr u32 nodes = 30000;
   Trie trie(*memory.array<router_node>("nodes", nodes), {0, nodes});
-  auto made = Fib::create(8192);
+  auto made = Fib::create(65536);
   ASSERT_TRUE(made) << made.error().what;
   Fib& fib = **made;
   std::vector<Prefix> present;
