@@ -6,8 +6,10 @@
 #include <rte_errno.h>
 #include <rte_lcore.h>
 #include <sched.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <filesystem>
@@ -50,7 +52,7 @@ Result<> start() {
   std::array<std::string, 10> words{"weir",
                                     "--no-huge",
                                     "-m",
-                                    std::to_string(eal_memory_mb),
+                                    std::to_string(eal_memory_mb()),
                                     "--no-pci",
                                     "--no-shconf",
                                     "--no-telemetry",
@@ -64,11 +66,19 @@ Result<> start() {
   if (started < 0 && why == EALREADY) return {};
   remove_runtime_folder();
   if (started < 0)
-    return fail("start DPDK's environment with {} MB of memory: {}; its own words are above", eal_memory_mb, rte_strerror(why));
+    return fail("start DPDK's environment with {} MB of memory: {}; its own words are above", eal_memory_mb(), rte_strerror(why));
   return {};
 }
 
 }  // namespace
+
+// A kernel that does not overcommit refuses what is more than it has (mm/util.c, __vm_enough_memory).
+u32 eal_memory_mb() noexcept {
+  struct sysinfo machine {};
+  if (::sysinfo(&machine) != 0) return 256;
+  const u64 half = u64{machine.totalram} * machine.mem_unit / 2 >> 20;
+  return static_cast<u32>(std::clamp<u64>(half, 128, 2048));
+}
 
 Result<> ensure_eal() {
   static std::mutex mutex;

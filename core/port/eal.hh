@@ -7,8 +7,9 @@
 
 namespace weir {
 
-// Megabytes of memory that DPDK's tables of a process may take together. The kernel gives a page when it is first written.
-constexpr u32 eal_memory_mb = 2048;
+// Megabytes of memory that DPDK's tables of a process may take together: 2048, or half of what the machine has. The kernel gives a page
+// when it is first written.
+u32 eal_memory_mb() noexcept;
 
 // Starts DPDK's environment once in a process, whichever module asks first: without hugepages, devices and files of its own. The calling
 // thread keeps the CPUs that it may run on. To be called from Stage::bind() or later, never from make().

@@ -58,7 +58,7 @@ Result<std::unique_ptr<Fib>> Fib::create(u32 max_routes) {
   made->fib4_ = rte_fib_create(new_name().c_str(), SOCKET_ID_ANY, &config4);
   if (made->fib4_ == nullptr)
     return fail("make a table of {} IPv4 routes: {}; max_routes is too large for the {} MB that DPDK's tables have", max_routes,
-                rte_strerror(rte_errno), eal_memory_mb);
+                rte_strerror(rte_errno), eal_memory_mb());
   rte_fib6_conf config6{};
   config6.type = RTE_FIB6_TRIE;
   config6.max_routes = static_cast<int>(max_routes);
@@ -66,7 +66,7 @@ Result<std::unique_ptr<Fib>> Fib::create(u32 max_routes) {
   made->fib6_ = rte_fib6_create(new_name().c_str(), SOCKET_ID_ANY, &config6);
   if (made->fib6_ == nullptr)
     return fail("make a table of {} IPv6 routes: {}; max_routes is too large for the {} MB that DPDK's tables have", max_routes,
-                rte_strerror(rte_errno), eal_memory_mb);
+                rte_strerror(rte_errno), eal_memory_mb());
   return made;
 }
 

@@ -42,7 +42,7 @@ TEST(Eal, LeavesNoFileBehind) {
 
 TEST(Eal, HasMemoryForTables) {
   expect_started();
-  void* memory = rte_zmalloc("test", std::size_t{256} << 20, 64);
+  void* memory = rte_zmalloc("test", std::size_t{eal_memory_mb()} << 18, 64);
   EXPECT_NE(memory, nullptr);
   rte_free(memory);
 }
