@@ -140,7 +140,8 @@ static __always_inline __u32 member_of(const struct packet *packet, __u32 row)
 {
 	const void *ports = stage_header(packet->frame, ETH_HLEN + (packet->version == 4 ? 20 : 40), 4);
 	struct router_members *members_of_row = bpf_map_lookup_elem(&members, &row);
-	__u64 at = router_place(packet->version == 4 ? router_flow4(packet->ip, ports, &router_config) : router_flow6(packet->ip, ports, &router_config));
+	__u32 flow = packet->version == 4 ? router_flow4(packet->ip, ports, &router_config) : router_flow6(packet->ip, ports, &router_config);
+	__u64 at = router_place(flow);
 
 	asm volatile("" : "+r"(at));
 	return members_of_row ? READ(members_of_row->hop[at & (ROUTER_PATHS - 1)]) : 0;

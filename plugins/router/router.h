@@ -280,8 +280,9 @@ ROUTER_INLINE __u32 router_flow4(const void *ip, const void *ports, const struct
 ROUTER_INLINE __u32 router_flow6(const void *ip, const void *ports, const struct router_config *config)
 {
 	__u32 protocol = router_get8(ip, 6);
-	__u64 hash = router_hash_address(router_address6((const char *)ip + 24), router_hash_address(router_address6((const char *)ip + 8), config->seed));
+	__u64 hash = router_hash_address(router_address6((const char *)ip + 8), config->seed);
 
+	hash = router_hash_address(router_address6((const char *)ip + 24), hash);
 	if (config->by_ports && ports && router_has_ports(protocol))
 		hash = router_mix(hash, router_get32(ports) ^ (__u64)protocol << 32);
 	return hash >> 16;

@@ -75,13 +75,14 @@ u32 Routes::device_of(u32 port) const {
 
 bool Routes::set_link(u32 device, Link link) {
   Link& known = links_[device];
+  link_seen_[device] = sweep_;
   if (known == link) return false;
-  const bool moves = known.port != link.port, routes = known.up != link.up || moves, paths = known.carrier != link.carrier || routes;
+  const bool moves = known.port != link.port, paths = known.up != link.up || known.carrier != link.carrier || moves;
   if (known.port != HopKey::no_port && moves) tables_.set_port(known.port, 0, 0);
   if (link.port != HopKey::no_port) tables_.set_port(link.port, link.mac, link.mtu);
   known = std::move(link);
   if (paths) touch_all();
-  return routes;
+  return paths;
 }
 
 bool Routes::remove_link(u32 device) {
@@ -89,6 +90,7 @@ bool Routes::remove_link(u32 device) {
   if (at == links_.end()) return false;
   if (at->second.port != HopKey::no_port) tables_.set_port(at->second.port, 0, 0);
   links_.erase(at);
+  link_seen_.erase(device);
   touch_all();
   return true;
 }
@@ -117,6 +119,8 @@ void Routes::fix_neighbour(u32 port, const Address& address, u64 mac) {
 }
 
 void Routes::end_sweep() {
+  for (const auto& [device, seen] : std::map<u32, u32>(link_seen_.begin(), link_seen_.end()))
+    if (seen != sweep_) remove_link(device);
   for (auto& [prefix, entry] : routes_)
     if (std::erase_if(entry.routes, [&](const Route& route) { return route.source != Route::Source::file && route.seen != sweep_; }) > 0)
       touch(prefix, entry);

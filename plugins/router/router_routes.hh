@@ -107,6 +107,7 @@ class Routes {
   std::unordered_map<Prefix, Entry, Hash> routes_;
   std::vector<Prefix> dirty_;
   std::unordered_map<u32, Link> links_;
+  std::unordered_map<u32, u32> link_seen_;  // by which sweep
   std::map<HopKey, Neighbour> neighbours_;
   std::map<HopKey, u32> asked_;  // in which second
   std::vector<Prefix> overflow_;

@@ -34,11 +34,13 @@ interface = [{ port = "p0", mac = "02:00:00:00:01:00", address = "192.0.2.1", le
              { port = "p2", mac = "02:00:00:00:01:02", mtu = 1300, address = "2001:db8:2::1", length = 64 }]
 neighbour = [{ address = "192.0.2.2", mac = "02:00:00:00:00:02", port = "p0" }, { address = "192.0.2.66", mac = "02:00:00:00:00:42", port = "p1" },
              { address = "192.0.2.130", mac = "02:00:00:00:00:82", port = "p2" }, { address = "2001:db8::2", mac = "02:00:00:00:06:02", port = "p0" },
-             { address = "2001:db8:1::2", mac = "02:00:00:00:06:42", port = "p1" }, { address = "2001:db8:2::2", mac = "02:00:00:00:06:82", port = "p2" },
+             { address = "2001:db8:1::2", mac = "02:00:00:00:06:42", port = "p1" },
+             { address = "2001:db8:2::2", mac = "02:00:00:00:06:82", port = "p2" },
              { address = "fe80::2", mac = "02:00:00:00:06:99", port = "p1" }]
 route = [{ to = "10.0.0.0/8", via = "192.0.2.66", port = "p1" }, { to = "10.1.0.0/16", via = "192.0.2.130", port = "p2" },
          { to = "10.1.1.0/24", via = "192.0.2.66", port = "p1", mtu = 600 }, { to = "10.1.1.128/25", kind = "blackhole" },
-         { to = "10.1.2.0/24", kind = "unreachable" }, { to = "10.1.3.0/24", kind = "prohibit" }, { to = "10.2.0.0/16", via = "192.0.2.67", port = "p1" },
+         { to = "10.1.2.0/24", kind = "unreachable" }, { to = "10.1.3.0/24", kind = "prohibit" },
+         { to = "10.2.0.0/16", via = "192.0.2.67", port = "p1" },
          { to = "10.3.0.0/16", via = "192.0.2.66", port = "p1" }, { to = "10.3.0.0/16", via = "192.0.2.130", port = "p2" },
          { to = "10.4.0.1/32", via = "fe80::2", port = "p1" }, { to = "10.5.0.0/16", via = "192.0.2.66", port = "p1", metric = 5 },
          { to = "10.5.0.0/16", kind = "blackhole", metric = 6 },
@@ -295,9 +297,12 @@ struct Bench {
     if (!fibs) broken(fibs.error().what.c_str());
     fib = std::move(*fibs);
     routes.emplace(*tables, *fib);
+    relink();
+    tables->go_live();
+  }
+  void relink() {
     for (u32 port = 0; port < 4; ++port)
       routes->set_link(10 + port, {fmt::format("d{}", port), 0x020000000002ull + port, 1500, true, true, port});
-    tables->go_live();
   }
   static Prefix prefix(const std::string& text, u32 length) {
     Prefix made;
@@ -411,11 +416,26 @@ TEST(RouterRoutes, ThatASweepDoesNotFindAreGone) {
   for (const Prefix& prefix : {stays, goes}) bench.routes->add(prefix, Bench::via(10, "192.0.2.1"), Routes::Change::add);
   bench.routes->apply();
   bench.routes->begin_sweep();
+  bench.relink();
   bench.routes->add(stays, Bench::via(10, "192.0.2.1"), Routes::Change::found);
   bench.routes->end_sweep();
   bench.routes->apply();
   EXPECT_EQ(bench.find("10.0.0.1"), (Found{ROUTER_KIND_ONE, 0}));
   EXPECT_EQ(bench.find("11.0.0.1"), (Found{ROUTER_KIND_NONE, 0}));
+}
+
+TEST(RouterRoutes, OfADeviceThatASweepDoesNotFindAreTheHosts) {
+  Bench bench;
+  const Prefix to = Bench::prefix("10.0.0.0", 8);
+  bench.routes->add(to, Bench::via(10, "192.0.2.1"), Routes::Change::add);
+  bench.routes->apply();
+  EXPECT_NE(bench.tables->config().port[0], 0u);
+  bench.routes->begin_sweep();
+  bench.routes->add(to, Bench::via(10, "192.0.2.1"), Routes::Change::found);
+  bench.routes->end_sweep();
+  bench.routes->apply();
+  EXPECT_EQ(bench.find("10.0.0.1").first, u32{ROUTER_KIND_HOST});
+  EXPECT_EQ(bench.tables->config().port[0], 0u);
 }
 
 TEST(RouterRoutes, OutOfADeviceThatIsNoPortAreTheHosts) {
@@ -461,6 +481,7 @@ TEST(RouterRoutes, LeaveNothingBehind) {
     bench.routes->apply();
     EXPECT_EQ(bench.routes->size(4), 300u);
     bench.routes->begin_sweep();
+    bench.relink();
     bench.routes->end_sweep();
     bench.routes->apply();
     for (u32 s = 0; s < 3; ++s) bench.routes->tick(10 * round + s);

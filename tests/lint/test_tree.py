@@ -128,7 +128,8 @@ def test_links_of_a_document_lead_somewhere(path):
 
 
 def test_every_example_configuration_is_valid():
-    known = {each["name"] for each in json.loads(subprocess.run([BUILD / "apps" / "weir", "plugins", "--json"], capture_output=True, check=True).stdout)["plugins"]}
+    plugins = subprocess.run([BUILD / "apps" / "weir", "plugins", "--json"], capture_output=True, check=True)
+    known = {each["name"] for each in json.loads(plugins.stdout)["plugins"]}
     for path in sorted((ROOT / "config").glob("*.toml")):
         if not set(re.findall(r'^\s*plugin = "(\w+)"', text(path), re.MULTILINE)) <= known:
             continue  # of a build without DPDK
