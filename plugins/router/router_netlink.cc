@@ -145,8 +145,8 @@ Result<> Netlink::listen() {
   for (const Fd* socket : {&monitor_, &query_})
     if (!*socket || ::bind(socket->get(), reinterpret_cast<const sockaddr*>(&any), sizeof any) != 0)
       return fail_errno(errno, "ask the kernel for its routes: open a netlink socket");
-  // For some tens of thousands of changes that come while something else is done.
-  const int room = 32 << 20;
+  // For forty thousand changes that come while something else is done; what does not fit has everything fetched.
+  const int room = 16 << 20;
   for (const Fd* socket : {&monitor_, &query_})
     if (::setsockopt(socket->get(), SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room) != 0)
       ::setsockopt(socket->get(), SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
