@@ -97,12 +97,6 @@ bool is_device(std::string_view name) {
          std::ranges::none_of(name, [](unsigned char c) { return c == '\0' || c == '/' || c == ':' || std::isspace(c) || c == 0xa0; });
 }
 
-// What a file names, from the folder that it is in.
-std::string beside(const std::string& file, const std::string& name) {
-  const std::size_t slash = file.rfind('/');
-  return name.starts_with('/') || slash == std::string::npos ? name : file.substr(0, slash + 1) + name;
-}
-
 // From the folder of the file; absolute, so that they are the same ones for whoever reads the file from elsewhere.
 std::vector<PluginDir> plugin_dirs_in(const toml::table& root, const std::string& file) {
   std::vector<PluginDir> found;

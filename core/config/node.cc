@@ -151,6 +151,16 @@ Position ConfigNode::at(std::string_view key) const noexcept {
   return value != nullptr && value->at.line != 0 ? value->at : at_;
 }
 
+std::string ConfigNode::beside(const std::string& name) const {
+  const std::size_t split = path_.find('\0');
+  return weir::beside(split == std::string::npos ? "" : path_.substr(0, split), name);
+}
+
+std::string beside(const std::string& file, const std::string& name) {
+  const std::size_t slash = file.rfind('/');
+  return name.starts_with('/') || slash == std::string::npos ? name : file.substr(0, slash + 1) + name;
+}
+
 std::unexpected<Error> ConfigNode::refuse(std::string_view key, std::string_view what) const {
   const std::string path = joined(path_, key);
   const std::size_t split = path.find('\0');

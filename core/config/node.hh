@@ -74,6 +74,9 @@ class ConfigNode {
   [[nodiscard]] std::string text() const;   // all keys and values: equal for tables that say the same
   [[nodiscard]] std::string given() const;  // what the file or command gave, in the form of keys_given()
 
+  // A file that a value names, from the folder of the configuration that it stands in.
+  [[nodiscard]] std::string beside(const std::string& name) const;
+
   // The error of a constructor that refuses a key's value, with its position: "FILE:LINE:COL: path.key: what".
   [[nodiscard]] std::unexpected<Error> refuse(std::string_view key, std::string_view what) const;
 
@@ -82,5 +85,8 @@ class ConfigNode {
   Position at_;
   ConfigTable values_;  // defaults filled in
 };
+
+// What a file names, from the folder that it is in.
+std::string beside(const std::string& file, const std::string& name);
 
 }  // namespace weir
