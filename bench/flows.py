@@ -109,13 +109,16 @@ def weir(lab, stages, flows=None):
     file.write_text(f'[weir]\nname = "{name}"\nworkers = 1\nflows = {flows or lab.places}\n{ports}[[pipeline]]\nname = "p"\n' +
                     "".join(f"[[pipeline.stage]]\n{stage}\n" for stage in stages))
     with lab.forwarder(lab.weir, "run", file) as process:
+        # Before it stands on the devices the kernel forwards, which a probe cannot tell from it.
+        if not wait_until(lambda: process.ended() or "forwarding" in process.said(), veth.PROBE_LIMIT_S) or process.ended():
+            raise CannotRun(process.complaint())
         process.stats = lambda: json.loads(lab.run("forwarder", lab.weir, "stats", "--json", "--instance", name))
         yield process
 
 
 def rules(number):
     """The last of them permits, and those before it are of other networks and ports."""
-    made = [f'{{ action = "deny", src = "172.{16 + i // 4096 % 16}.{i // 16 % 256}.{i % 16 * 16}/28", protocol = "tcp", dport = {1 + i % 1024} }}'
+    made = [f'{{ action = "drop", src = "172.{16 + i // 4096 % 16}.{i // 16 % 256}.{i % 16 * 16}/28", protocol = "tcp", dport = {1 + i % 1024} }}'
             for i in range(number - 1)]
     return ", ".join([*made, '{ action = "permit" }'])
 
@@ -194,8 +197,6 @@ def new_flows(lab, given):
         stack.enter_context(lab.wires())
         stack.enter_context(sink_of(lab, True))
         watched = stack.enter_context(weir(lab, [ROUTER], flows=1 << 22))
-        wait_until(lambda: watched.ended() or not lab.run("forwarder", lab.weir, "stats", "--json", "--instance", f"bench-{lab.id}", check=False) == "",
-                   veth.PROBE_LIMIT_S)
         with source_of(lab, 0, 1 << 24):
             time.sleep(given.warm_up)
             start, before = time.monotonic(), watched.stats()["flows"]["added"]

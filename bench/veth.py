@@ -127,10 +127,13 @@ class Process:
     def ended(self):
         return self.popen.poll() is not None
 
+    def said(self):
+        self.log.seek(0)
+        return self.log.read()
+
     def complaint(self):
         """The first line in which it complains, or else its first line."""
-        self.log.seek(0)
-        lines = [line.strip() for line in self.log if line.strip()]
+        lines = [line.strip() for line in self.said().splitlines() if line.strip()]
         if gone := re.search(r"failed to find kernel BTF type ID of '(\w+)'", "".join(lines)):
             return f"this version needs the tracepoint {gone[1]}, which this kernel does not have"
         complaints = [line for line in lines if re.search(r"error|fail|cannot|could ?n.t|unable", line, re.IGNORECASE)]

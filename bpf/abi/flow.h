@@ -18,8 +18,9 @@
 #define FLOW_TAGGED (1ull << (FLOW_VLAN + 12))
 #define FLOW_USED (1ull << 59)	/* so that the word of a flow is never 0 */
 
-/* A flow is where its hash says, at one of two places or beside one of them (^ 1). */
-#define FLOW_PLACES 4
+/* A flow is in one of two buckets that its hash names: four places next to each other. */
+#define FLOW_BUCKET 4
+#define FLOW_PLACES (2 * FLOW_BUCKET)
 
 /* Written before the key's word, read behind it: see flow_find(). A flow that is taken out keeps its place until no program can still be
  * working with it. */
@@ -256,7 +257,7 @@ FLOW_INLINE __u64 flow_hash(const struct flow_key *key, __u64 word, __u64 seed)
 /* `number`: below FLOW_PLACES. */
 FLOW_INLINE __u32 flow_place(__u64 hash, __u32 number, __u32 mask)
 {
-	return ((number & 2 ? (__u32)(hash >> 32) : (__u32)hash) & mask) ^ (number & 1);
+	return ((number & FLOW_BUCKET ? (__u32)(hash >> 32) : (__u32)hash) & mask) ^ (number & (FLOW_BUCKET - 1));
 }
 
 /* A checksum to which a difference in ones' complement is added. */

@@ -100,7 +100,7 @@ struct trace_link {
 #define WEIR_NEAR_DEVICES 4096	/* ifindexes that are looked up in an array */
 
 /* Flows that are on their way to the user half. Above that a kernel half works by itself, so that none is lost in a full ring. */
-#define WEIR_MOST_WANTED 512
+#define WEIR_MOST_WANTED 1536
 
 #define WEIR_NO_NEXT 0xffffffffu
 #define WEIR_NO_STAGE 0xffffffffu	/* who redirects is no stage: user space could not do it in its place */

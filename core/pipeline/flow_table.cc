@@ -37,7 +37,7 @@ void get_addresses(const flow6& flow, flow_key& key) noexcept {
   std::ranges::copy(flow.addresses, key.addresses);
 }
 
-// The four places of a hash, with the locks of both pairs held, in an order that all keep.
+// Both buckets of a hash, held, in an order that all keep.
 class Held {
  public:
   Held(SpinLock& one, SpinLock& other) noexcept : first_(&one < &other ? one : other), second_(&one < &other ? &other : &one) {
@@ -91,7 +91,7 @@ template <typename Flow>
 bool FlowTable::put(Family<Flow>& family, Owner owner, const Entry& entry, const flow_rewrite& rewrite, bool& room) noexcept {
   const FlowKey& key = entry.key;
   const u64 hash = flow_hash(&key.of, key.of.word, seed_);
-  const Held hold(lock_of(flow_place(hash, 0, mask_)), lock_of(flow_place(hash, 2, mask_)));
+  const Held hold(lock_of(flow_place(hash, 0, mask_)), lock_of(flow_place(hash, FLOW_BUCKET, mask_)));
   if (key.epoch != epoch()) return false;
   u32 place = 0, oldest = 0;
   bool found = false, live = false;

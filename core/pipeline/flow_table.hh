@@ -112,7 +112,7 @@ class FlowTable {
   [[nodiscard]] Seen seen(const Flow& flow, const Note& note) const noexcept;
   template <typename Flow>
   [[nodiscard]] std::optional<u32> idle_s(const Family<Flow>& family, const FlowKey& key) const noexcept;
-  [[nodiscard]] SpinLock& lock_of(u32 place) const noexcept { return locks_[place >> 1 & (stripes - 1)]; }
+  [[nodiscard]] SpinLock& lock_of(u32 place) const noexcept { return locks_[place / FLOW_BUCKET & (stripes - 1)]; }
   void add(u64 Counts::*counter, u64 by = 1) noexcept { std::atomic_ref(counts_.*counter).fetch_add(by, std::memory_order_relaxed); }
 
   Family<flow4> ipv4_;

@@ -152,7 +152,7 @@ void write(const Rule& rule, const Other*, rte_acl_field* into) {
 std::string reason(int err) {
   if (err == ENOMEM)
     return fmt::format("no memory; the tables of all plugins have {} MB together, and the host may have less; use fewer rules",
-                       eal_memory_mb);
+                       eal_memory_mb());
   if (err == ERANGE) return "the rules make too large a table; use fewer, or fewer ranges of ports";
   return std::strerror(err);
 }

@@ -287,7 +287,7 @@ void Tables::set_port(u32 port, u64 mac, u32 mtu) {
 }
 
 void Tables::set_own(const Address& address, bool own) {
-  changes_.note_all();  // also flows from the address
+  changes_.note_own(address);
   const u32 bit = router_own_bit(shared(address));
   own_[bit] += own ? 1 : -1;
   const u64 word = config_->own[bit / 64], mask = u64{1} << bit % 64;

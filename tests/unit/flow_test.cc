@@ -179,30 +179,30 @@ TEST_F(FlowTables, kernel_halves_stop_to_ask_while_a_full_table_refuses) {
 }
 
 TEST_F(FlowTables, the_one_that_was_seen_longest_ago_goes) {
-  // Flows whose hash has the same pairs: found by trying.
+  // Flows whose hash has the same buckets: found by trying.
   const auto pair = [&](u16 port) {
     const FlowKey key = key_of(ipv4().udp(port, 2).build());
     const u64 hash = flow_hash(&key.of, key.of.word, 0x1234567890abcdefull);
-    return std::pair(flow_place(hash, 0, places - 1) / 2, flow_place(hash, 2, places - 1) / 2);
+    return std::pair(flow_place(hash, 0, places - 1) / FLOW_BUCKET, flow_place(hash, FLOW_BUCKET, places - 1) / FLOW_BUCKET);
   };
   std::map<std::pair<u32, u32>, std::vector<u16>> alike;
-  std::vector<u16> five;
-  for (u16 port = 1; port < 60000 && five.empty(); ++port) {
+  std::vector<u16> nine;
+  for (u16 port = 1; port < 60000 && nine.empty(); ++port) {
     auto& ports = alike[pair(port)];
     ports.push_back(port);
-    if (ports.size() == 5 && pair(port).first != pair(port).second) five = ports;
+    if (ports.size() == FLOW_PLACES + 1 && pair(port).first != pair(port).second) nine = ports;
   }
-  ASSERT_EQ(five.size(), 5u);
-  for (u32 i = 0; i < 4; ++i) {
-    tick(100 + (i + 2) % 4);
-    ASSERT_TRUE(put(key_of(ipv4().udp(five[i], 2).build())));
+  ASSERT_EQ(nine.size(), FLOW_PLACES + 1u);
+  for (u32 i = 0; i < FLOW_PLACES; ++i) {
+    tick(100 + (i + FLOW_PLACES - 2) % FLOW_PLACES);
+    ASSERT_TRUE(put(key_of(ipv4().udp(nine[i], 2).build())));
   }
-  tick(105);
-  EXPECT_FALSE(put(key_of(ipv4().udp(five[4], 2).build())));
   tick(110);
+  EXPECT_FALSE(put(key_of(ipv4().udp(nine[FLOW_PLACES], 2).build())));
+  tick(112);
   ASSERT_EQ(ended_.size(), 1u);
-  EXPECT_EQ(ended_[0].key.source_port(), five[2]);
-  EXPECT_TRUE(put(key_of(ipv4().udp(five[4], 2).build())));
+  EXPECT_EQ(ended_[0].key.source_port(), nine[2]);
+  EXPECT_TRUE(put(key_of(ipv4().udp(nine[FLOW_PLACES], 2).build())));
 }
 
 TEST_F(FlowTables, flows_of_both_versions_are_listed) {
