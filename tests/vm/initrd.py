@@ -106,7 +106,8 @@ def build_initrd(build, kernels):
             initrd.file(file)
     for folder in ("netns", "vm"):
         initrd.tree(ROOT / "tests" / folder, f"/weir/tests/{folder}", without={"__pycache__"})
-    initrd.tree(ROOT / "tests" / "unit")  # where its program was built to look
+    initrd.tree(ROOT / "tests" / "unit")  # where programs were built to look
+    initrd.file(ROOT / "tests" / "data" / "conversation.pcap")
     initrd.put("/init", (HERE / "guest.py").read_bytes(), stat.S_IFREG | 0o755)
     for kernel in kernels:
         for module in kernel.glob("*.ko"):
