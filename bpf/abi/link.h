@@ -101,6 +101,7 @@ struct trace_link {
 
 /* Flows that are on their way to the user half. Above that a kernel half works by itself, so that none is lost in a full ring. */
 #define WEIR_MOST_WANTED 1536
+#define WEIR_LONGEST_SILENCE_S 2	/* the clock of struct port_entries stands so long at most while the process works */
 
 #define WEIR_NO_NEXT 0xffffffffu
 #define WEIR_NO_STAGE 0xffffffffu	/* who redirects is no stage: user space could not do it in its place */
@@ -116,7 +117,8 @@ struct scratch {
 /* In front of the bytes of a punted frame. */
 struct punt_meta {
 	__u32 magic;	/* WEIR_PUNT_MAGIC; cleared by the reader, since a frame's headroom keeps what an earlier frame left there */
-	__u16 port;
+	__u8 port;
+	__u8 kept;	/* its flow is not to be offloaded */
 	__u8 stage;
 	__u8 reason;	/* the stage's own, from 0 */
 };

@@ -137,6 +137,16 @@ static __always_inline int end_with_drop(struct stage_frame *frame, __u64 reason
 	return end_with(frame, WEIR_DROP, XDP_DROP);
 }
 
+/* Whether a punt would find the socket of a process. */
+static __always_inline int frame_has_socket(const struct stage_frame *frame)
+{
+	__u32 queue = frame->ctx->rx_queue_index;
+	__u32 queues = frame->attached ? LINKED(program_link, port.queues) : frame->scratch->queues;
+	__u32 key = (frame->attached ? LINKED(program_link, port.sockets) : frame->scratch->sockets) + queue;
+
+	return queue < queues && bpf_map_lookup_elem(&sockets, &key);
+}
+
 static __always_inline int end_with_punt(struct stage_frame *frame, __u32 stage, __u32 reason)
 {
 	struct xdp_md *ctx = frame->ctx;
@@ -156,6 +166,7 @@ static __always_inline int end_with_punt(struct stage_frame *frame, __u32 stage,
 		if ((void *)(meta + 1) > (void *)(long)ctx->data)
 			return end_with_drop(frame, WEIR_DROP_NO_SOCKET);
 		meta->magic = WEIR_PUNT_MAGIC;
+		meta->kept = !frame->flow;
 		meta->port = frame_port(frame);
 		meta->stage = stage;
 		meta->reason = reason;

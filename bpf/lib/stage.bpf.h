@@ -49,8 +49,19 @@ static __always_inline int stage_wants_flow(const struct stage_frame *frame)
 		return 0;
 	if (*(volatile __u64 *)&entries->wanted - *(volatile __u64 *)&entries->handled >= WEIR_MOST_WANTED)
 		return 0;
+	/* Not when the process has died or stands still: what a kernel half can do goes on. */
+	if (!frame_has_socket(frame) || bpf_ktime_get_coarse_ns() / 1000000000 - entries->now_s > WEIR_LONGEST_SILENCE_S)
+		return 0;
 	__sync_fetch_and_add(&entries->wanted, 1);
 	return 1;
+}
+
+/* No later stage is to offload the frame's flow: this one is to see every frame of it. As Burst::keep() of the user half. */
+static __always_inline void stage_keep(struct stage_frame *frame)
+{
+	frame->flow = 0;
+	if (!frame->attached)
+		frame->scratch->flow = 0;
 }
 
 /* One of the plugin's own counters, in the order in which it declares them. */

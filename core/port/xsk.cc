@@ -115,6 +115,7 @@ Frame XskSocket::frame_of(const xdp_desc& descriptor) const noexcept {
   if (meta->magic != WEIR_PUNT_MAGIC || meta->port != port_.value) return frame;
   frame.stage = meta->stage;
   frame.reason = meta->reason;
+  frame.kept = meta->kept;
   meta->magic = 0;
   return frame;
 }

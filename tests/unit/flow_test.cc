@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <net/if.h>
+#include <sys/socket.h>
+#include <time.h>
 
 #include <bpf/bpf.h>
 #include <cstring>
@@ -279,6 +281,11 @@ class KernelFlows : public testing::Test {
     const Result<> done = load(0);
     ASSERT_TRUE(done) << done.error().what;
   }
+  static u32 clock_s() {
+    timespec now{};
+    ::clock_gettime(CLOCK_MONOTONIC, &now);
+    return static_cast<u32>(now.tv_sec);
+  }
   Result<> load(u64 weak_order) {
     object_.emplace(TRY(BpfObject::open("flows", WEIR_KERNEL_HALF(any_verdict)())));
     const u32 blocks = WEIR_MAX_PORTS + 1;
@@ -299,9 +306,16 @@ class KernelFlows : public testing::Test {
     now_.present = 0xf, now_.now_s = 100;
     TRY_VOID(entries_.set(0, &now_));
     tick(100);
+    sockets_ = TRY(BpfMap::create("sockets", {BPF_MAP_TYPE_XSKMAP, 4, 4, 1, 0}));
+    socket_ = Fd(::socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0));
+    const int fd = socket_.get();
+    TRY_VOID(sockets_.set(0, &fd));
+    now_.now_s = clock_s();
+    TRY_VOID(entries_.set(0, &now_));
     const bpf_devmap_val entry{.ifindex = ::if_nametoindex("lo"), .bpf_prog = {-1}};
     for (u32 port = 0; port < 4; ++port) TRY_VOID(ports_.set(port, &entry));
-    for (const auto& [name, map] : {std::pair{"ports", &ports_}, {"flows4", &flows4_}, {"flows6", &flows6_}, {"rewrites", &rewrites_}})
+    for (const auto& [name, map] :
+         {std::pair{"ports", &ports_}, {"flows4", &flows4_}, {"flows6", &flows6_}, {"rewrites", &rewrites_}, {"sockets", &sockets_}})
       TRY_VOID(object_->use(name, map->fd()));
     TRY_VOID(object_->use("accounts", accounts_.fd()));
     const stage_link stage{.block = stage_block, .go = WEIR_GO_STACK, .ports = WEIR_MAX_PORTS, .miss = XDP_DROP, .offloads = 1};
@@ -345,9 +359,10 @@ class KernelFlows : public testing::Test {
     return table_->put(owner, {table_->key_of(frame_of(bytes, 2)), action, times, 0});
   }
 
+  Fd socket_;
   std::optional<BpfObject> object_;
   AccountsMap accounts_;
-  BpfMap ports_, entries_, flows4_, flows6_, rewrites_;
+  BpfMap sockets_, ports_, entries_, flows4_, flows6_, rewrites_;
   Mapping memory_, flows4_memory_, flows6_memory_, rewrites_memory_;
   std::unique_ptr<FlowTable> table_;
   port_entries now_{};
@@ -405,7 +420,16 @@ TEST_F(KernelFlows, tells_a_stage_what_its_user_half_could_offload) {
   EXPECT_TRUE(wanted(first));
   EXPECT_FALSE(wanted(first));
   now_.handled = now_.wanted;
+  now_.now_s = clock_s() - 4;
   ASSERT_TRUE(entries_.set(0, &now_));
+  EXPECT_FALSE(wanted(first)) << "the process stands still";
+  now_.now_s = clock_s();
+  ASSERT_TRUE(entries_.set(0, &now_));
+  EXPECT_TRUE(wanted(first));
+  sockets_.remove(0);
+  EXPECT_FALSE(wanted(first)) << "it has died";
+  const int fd = socket_.get();
+  ASSERT_TRUE(sockets_.set(0, &fd));
   ASSERT_TRUE(put(v4().tcp(1, 2).build(), FlowAction::transmit(PortSlot{1})));
   EXPECT_TRUE(wanted(opens)) << "it begins anew";
   EXPECT_TRUE(run(ends).hit);
