@@ -6,7 +6,7 @@
 #include "core/pipeline/stage.hh"
 
 // Changed whenever a plugin built against an earlier libweir would not fit.
-#define WEIR_PLUGIN_ABI "weir-0.3"
+#define WEIR_PLUGIN_ABI "weir-0.4"
 
 // Ends a user half: WEIR_PLUGIN(.name = "patch", .says = "…", .keys = {…}, .drops = {…}, …, .make = …, .kernel_half = …)
 #define WEIR_PLUGIN(...)                                                            \

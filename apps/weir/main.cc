@@ -112,6 +112,12 @@ Result<> flows_flush(const Arguments& arguments) {
              [](const json& answer) { return fmt::format("flushed {} flows\n", answer["flushed"].get<std::uint64_t>()); });
 }
 
+// In the form that the stage gives it, with --json or without.
+Result<> ask_stage(const Arguments& arguments) {
+  return put(arguments, {{"ask", "stage"}, {"stage", arguments.stage}, {"words", arguments.chain}},
+             [](const json& answer) { return answer["answer"].dump(2) + "\n"; });
+}
+
 // The running instance reads the file, and may stand in another folder.
 Result<> reload(const Arguments& arguments) {
   json question{{"ask", "reload"}};
@@ -266,6 +272,12 @@ int main(int count, char** words) {
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
   with_filter(to_instance(add("flush", "take flows back: their next frames go through user space", flows_flush, cached)));
+  CLI::App* stages = app.add_subcommand("stage", "stages of a running instance");
+  stages->require_subcommand(1);
+  CLI::App* to_ask =
+      to_instance(add("ask", "what a stage tells of itself, as JSON; without a word, which words it knows", ask_stage, stages));
+  to_ask->add_option("STAGE", arguments.stage, "PIPELINE.STAGE")->required();
+  to_ask->add_option("WORD", arguments.chain, "what is asked");
   to_instance(add("reload", "apply what a file changes to the running instance, or change nothing", reload, &app))
       ->add_option("FILE", arguments.file, "configuration (default: the one that runs)");
   CLI::App* to_list = add("plugins", "plugins and egress programs; of one: its keys, drop reasons and counters", plugins, &app);

@@ -507,6 +507,26 @@ std::vector<std::string> Instance::group_warnings() const {
   return all;
 }
 
+Result<nlohmann::json> Instance::ask_stage(const nlohmann::json& question) {
+  const std::string named = TRY(text(question, "stage"));
+  std::vector<std::string> words, names;
+  if (const auto given = question.find("words"); given != question.end() && given->is_array())
+    for (const nlohmann::json& word : *given)
+      if (word.is_string()) words.push_back(word.get<std::string>());
+  for (const auto& pipeline : path_->pipelines)
+    for (StageEntry& stage : pipeline->stages) {
+      names.push_back(fmt::format("{}.{}", pipeline->name, stage.name));
+      if (names.back() != named) continue;
+      const std::string who = "stage " + named;
+      const std::string said =
+          TRY_WITHIN(who, guarded("ask plugin " + std::string(stage.plugin->name), [&] { return stage.stage->answer(words); }));
+      nlohmann::json answer = nlohmann::json::parse(said, nullptr, false);
+      if (answer.is_discarded()) return fail("{}: its answer is no JSON", who);
+      return nlohmann::json{{"stage", named}, {"answer", std::move(answer)}};
+    }
+  return invalid("there is no stage {}; there are: {}", named, fmt::join(names, ", "));
+}
+
 Result<nlohmann::json> Instance::answer(const nlohmann::json& question) {
   const auto asked = question.find("ask");
   const std::string what = asked != question.end() && asked->is_string() ? asked->get<std::string>() : "";
@@ -522,6 +542,7 @@ Result<nlohmann::json> Instance::answer(const nlohmann::json& question) {
   if (what == "egress") return egress({});
   if (what == "samples") return samples();
   if (what == "egress set") return set_egress(question);
+  if (what == "stage") return ask_stage(question);
   if (what == "reload") return reload(question);
   return fail("it does not know the question \"{}\"", what);
 }

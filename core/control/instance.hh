@@ -179,6 +179,7 @@ class Instance {
   [[nodiscard]] NotedDevice device_of(const note& head) const;
   void answer_sender(const note& head, std::span<const u8> bytes);
   [[nodiscard]] nlohmann::json samples() const;
+  Result<nlohmann::json> ask_stage(const nlohmann::json& question);
 
   // report.cc
   // The programs of a chain, each with its name and which one of that name it is.

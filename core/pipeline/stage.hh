@@ -99,6 +99,12 @@ class Stage {
   virtual void ready() noexcept {}
   // What `weir stats --json` adds for this stage: gauges, such as the number of entries of a table.
   [[nodiscard]] virtual std::vector<std::pair<std::string, u64>> gauges() const { return {}; }
+  // What `weir stage ask STAGE WORDS` shows, as the text of a JSON value. The error of words that it does not know names those that it
+  // does. On the control side.
+  virtual Result<std::string> answer(std::span<const std::string> words) {
+    static_cast<void>(words);
+    return invalid("it answers no questions");
+  }
   // Whether `next`, of the same build and with the same keys, does what this one does: no, where a file that the keys name has changed.
   [[nodiscard]] virtual bool does_as(const Stage& next) const noexcept {
     static_cast<void>(next);
