@@ -18,8 +18,8 @@
 //   vlan = 100                   # of the tag in front; 0: there is none, or priority alone
 //   type = 0x0806                # EtherType behind the tags, here of ARP
 //   fragments = true             # later fragments alone
-//   log = true                   # keep a sample of the frame; the last 256 are kept
-//   name = "web"                 # what its hits are called, else its number, from 1
+//   log = true                   # keep a sample of the frame: weir stage ask PIPELINE.acl samples, of the last 256
+//   name = "web"                 # what its hits are called, else its number, from 1: weir stats, weir stage ask PIPELINE.acl hits
 // A line of a file says the same: permit src 10.0.0.0/8 protocol tcp dport 6000-6063 flags syn,!ack log name web   # fragments, log: no
 // value What a frame has:
 //   - Headers are looked for behind up to two VLAN tags. A frame that is not IPv4 or IPv6, ARP too, matches only a rule that asks for
@@ -44,6 +44,7 @@
 #include <algorithm>
 #include <bit>
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "core/port/eal.hh"
 #include "plugins/acl/acl_log.hh"
@@ -65,13 +66,18 @@ class Acl final : public Stage {
   void process(Burst& burst) noexcept override;
   void tick(u32 now_s) noexcept override;
   [[nodiscard]] std::vector<std::pair<std::string, u64>> gauges() const override;
+  Result<std::string> answer(std::span<const std::string> words) override;
   [[nodiscard]] bool does_as(const Stage& next) const noexcept override { return set_ == static_cast<const Acl&>(next).set_; }
 
  private:
   Result<> read_rules(const ConfigNode& keys);
   static void refuse_names_given_twice(const ConfigNode& keys, const std::string& file, const std::vector<Rule>& rules, std::string& lines);
   void judge(Burst& burst, Frame& frame, u32 number) noexcept;
+  [[nodiscard]] nlohmann::json hits() const;
+  [[nodiscard]] nlohmann::json samples() const;
 
+  explicit Acl(const StageContext& context) : context_(context) {}
+  const StageContext& context_;
   RuleSet set_;
   u32 log_rate_ = 0;
   std::unique_ptr<Classifier> classifier_;
@@ -80,8 +86,8 @@ class Acl final : public Stage {
   Log log_;
 };
 
-Result<std::unique_ptr<Stage>> Acl::make(const ConfigNode& keys, StageContext&) {
-  auto made = std::make_unique<Acl>();
+Result<std::unique_ptr<Stage>> Acl::make(const ConfigNode& keys, StageContext& context) {
+  std::unique_ptr<Acl> made(new Acl(context));
   made->set_.otherwise_drops = keys.string("otherwise") == "drop";
   made->log_rate_ = static_cast<u32>(keys.integer("log_rate"));
   TRY_VOID(made->read_rules(keys));
@@ -180,6 +186,38 @@ void Acl::judge(Burst& burst, Frame& frame, u32 number) noexcept {
 void Acl::tick(u32 now_s) noexcept {
   store_.clock(now_s);
   if (++ticks_ == 2) store_.settle();  // a second and more after the last frame that saw the set of an earlier run
+}
+
+Result<std::string> Acl::answer(std::span<const std::string> words) {
+  if (words.size() == 1 && words[0] == "hits") return hits().dump();
+  if (words.size() == 1 && words[0] == "samples") return samples().dump();
+  return invalid("it tells: hits (of all rules), samples (the last frames that rules with `log` matched)");
+}
+
+nlohmann::json Acl::hits() const {
+  nlohmann::json all = nlohmann::json::array();
+  for (u32 i = 0; i < set_.rules.size(); ++i)
+    all.push_back({{"number", i + 1}, {"name", set_.rules[i].name}, {"rule", set_.rules[i].text()}, {"hits", store_.hits(i)}});
+  all.push_back({{"name", "otherwise"},
+                 {"rule", set_.otherwise_drops ? "drop" : "permit"},
+                 {"hits", store_.hits(static_cast<u32>(set_.rules.size()))}});
+  return all;
+}
+
+nlohmann::json Acl::samples() const {
+  nlohmann::json all = nlohmann::json::array();
+  for (const Sample& sample : log_.samples()) {
+    std::string bytes;
+    for (const u8 byte : std::span(sample.bytes).first(sample.kept)) bytes += fmt::format("{:02x}", byte);
+    all.push_back({{"number", sample.number},
+                   {"time_ns", sample.time_ns},
+                   {"rule", set_.rules[sample.rule].called(sample.rule)},
+                   {"action", sample.drops ? "drop" : "permit"},
+                   {"in", context_.name(sample.port)},
+                   {"length", sample.length},
+                   {"bytes", bytes}});
+  }
+  return all;
 }
 
 // Of many rules, those with most hits.

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "kit/table.hh"
@@ -554,6 +555,19 @@ TEST(Acl, RandomRulesAreLookedUpAsOneByOne) {
   }
 }
 
+TEST(Acl, AnswersOfAllRules) {
+  Acl acl("drop protocol udp name names\npermit src 10.0.0.0/8");
+  acl.run(ipv4().udp(1, 2).build());
+  std::vector<std::string> words{"hits"};
+  const auto hits = nlohmann::json::parse(*acl.user.stage().answer(words));
+  ASSERT_EQ(hits.size(), 3u);
+  EXPECT_EQ(hits[0], (nlohmann::json{{"number", 1}, {"name", "names"}, {"rule", "drop protocol 17"}, {"hits", 1}}));
+  EXPECT_EQ(hits[1]["rule"], "permit src 10.0.0.0/8");
+  EXPECT_EQ(hits[2]["name"], "otherwise");
+  words = {"what"};
+  EXPECT_THAT(acl.user.stage().answer(words).error().what, HasSubstr("hits"));
+}
+
 TEST(Acl, ShowsTheRulesWithMostHitsOfMany) {
   std::string text;
   for (u32 i = 0; i < 1000; ++i) text += fmt::format("drop protocol udp dport {}\n", i);
@@ -677,6 +691,16 @@ TEST(Acl, KeepsTheLastSamples) {
   acl.run(ipv4().tcp(1, 2).build());
   acl.run(ipv4().icmp(1, 2).build());
   EXPECT_EQ(acl.user.counter("logged"), 301u);
+  const std::vector<std::string> words{"samples"};
+  const auto samples = nlohmann::json::parse(*acl.user.stage().answer(words));
+  ASSERT_EQ(samples.size(), 256u);
+  EXPECT_EQ(samples[0]["number"], 301 - 255);
+  EXPECT_EQ(samples[254]["rule"], "1");
+  EXPECT_EQ(samples[254]["action"], "drop");
+  EXPECT_EQ(samples[255]["action"], "permit");
+  EXPECT_EQ(samples[255]["in"], "p0");
+  EXPECT_EQ(samples[255]["length"], ipv4().tcp(1, 2).build().size());
+  EXPECT_EQ(samples[255]["bytes"], fmt::format("{:02x}", fmt::join(ipv4().tcp(1, 2).build(), "")));
 }
 
 TEST(Acl, GivesTheHitsOfRulesThatStayToTheStageThatTakesItsPlace) {

@@ -120,6 +120,15 @@ def test_what_is_logged_goes_through_user_space_and_is_bounded(lab, rules, flags
     assert hits(weir)["3"] == 40 and counters["logged"] + counters["unlogged"] == 40
     punted = sum(port["punt"] for port in now["ports"])
     assert (counters["unlogged"] == 0) if flags else (punted == counters["logged"] >= 2 and counters["unlogged"] > 0)
+    samples = weir.ask("stage", "ask", "main.acl", "samples")["answer"]
+    assert len(samples) == counters["logged"] and {sample["in"] for sample in samples} <= {"p0", "p1"}
+    assert {(sample["rule"], sample["action"]) for sample in samples} == {("3", "permit")}
+    assert all(bytes.fromhex(sample["bytes"])[12:14] == b"\x08\x00" for sample in samples)
+    assert weir.ask("stage", "ask", "main.acl", "hits")["answer"][2]["hits"] == 40
+    said = run(WEIR, "stage", "ask", "main.patch", "hits", "--instance", weir.name, check=False)
+    assert said.returncode == 2 and "stage main.patch: it answers no questions" in said.stderr
+    said = run(WEIR, "stage", "ask", "main.nothing", "--instance", weir.name, check=False)
+    assert said.returncode == 2 and "there are: main.acl, main.patch" in said.stderr
 
 
 @BOTH
