@@ -146,6 +146,8 @@ FLOW_INLINE int flow_ports(const __u8 *l4, const __u8 *end, __u8 protocol, __u32
 	case FLOW_TCP:
 		if (l4 + 20 > end || length < 20)
 			return 0;
+		if (l4[12] < 0x50) /* a header shorter than one */
+			return 0;
 		key->tcp_flags = l4[13];
 		key->word |= FLOW_GET32(l4);
 		return 1;

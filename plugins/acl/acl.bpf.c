@@ -130,6 +130,9 @@ STAGE(acl)
 		return punt(ACL_PUNT_SWAPPED);
 
 	number = search.rule & ACL_NUMBER;
+	/* The flow cache looks at no TCP flags, and a rule that logs is to see every frame. */
+	if (!all->offload || (all->flags && acl_is_tcp(&search.key)) || (number != ACL_NO_RULE && search.rule & ACL_LOGS))
+		stage_keep(frame);
 	if (number != ACL_NO_RULE) {
 		says = search.rule;
 		if (says & ACL_LOGS) {

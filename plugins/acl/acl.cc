@@ -5,8 +5,8 @@
 //   plugin = "acl"
 //   otherwise = "permit"         # what becomes of a frame that no rule matches; or "drop"
 //   file = "rules.acl"           # rules, one a line, behind those of `rules`; from the folder of this file
-//   log_rate = 100               # samples a second that a CPU's kernel half has noted; frames beyond are decided, and counted as
-//   "unlogged"
+//   log_rate = 100               # samples a second that a CPU's kernel half has noted; what is beyond counts as "unlogged"
+//   offload = true               # a later stage may hand permitted flows to the flow cache; their first frames alone are hits then
 //   [[pipeline.stage.rules]]     # up to 100000 with those of the file; what a rule leaves out, it does not ask for
 //   action = "permit"            # or "drop"
 //   src = "10.0.0.0/8"           # prefix or address of IPv4 or IPv6; src and dst of one rule are of one family
@@ -20,23 +20,21 @@
 //   fragments = true             # later fragments alone
 //   log = true                   # keep a sample of the frame: weir stage ask PIPELINE.acl samples, of the last 256
 //   name = "web"                 # what its hits are called, else its number, from 1: weir stats, weir stage ask PIPELINE.acl hits
-// A line of a file says the same: permit src 10.0.0.0/8 protocol tcp dport 6000-6063 flags syn,!ack log name web   # fragments, log: no
-// value What a frame has:
-//   - Headers are looked for behind up to two VLAN tags. A frame that is not IPv4 or IPv6, ARP too, matches only a rule that asks for
-//   nothing but
-//     vlan and type. So `otherwise = "drop"` wants a rule for ARP.
-//   - The protocol of IPv6 is the first header behind up to 16 of: hop-by-hop options, routing, destination options, fragment; with more it
-//   is
-//     dropped as "bad_header". Authentication and ESP headers are protocols, and not looked behind.
-//   - A later fragment has no ports and no flags, so that no rule with these matches it; rules without do. A rule that drops the first is
-//   enough:
-//     without it the rest is never put together. Where `otherwise` is "drop", later fragments want a rule that permits them.
-//   - Whatever the rules: a frame that ends before its headers do, or before the end that they tell, is dropped as "truncated"; one whose
-//   headers
-//     contradict themselves (version, header lengths) as "bad_header".
+// A line of a file says the same, `fragments` and `log` without a value:
+//   permit src 10.0.0.0/8 protocol tcp dport 6000-6063 flags syn,!ack log name web   # and this is a comment
+//
+// Headers are looked for behind up to two VLAN tags. A frame that is not IPv4 or IPv6, ARP too, matches only a rule that asks for nothing
+// but vlan and type, so that `otherwise = "drop"` wants a rule for ARP. The protocol of IPv6 is the first header behind up to 16 of:
+// hop-by-hop options, routing, destination options, fragment; with more it is dropped as "bad_header". Authentication and ESP headers are
+// protocols, and not looked behind. A later fragment has no ports and no flags, so that no rule with these matches it, and rules without
+// do. A rule that drops the first is enough: without it the rest is never put together. Where `otherwise` is "drop", later fragments want
+// a rule that permits them. Whatever the rules: a frame that ends before its headers do, or before the end that they tell, is dropped as
+// "truncated"; one whose headers contradict themselves (version, header lengths) as "bad_header".
+//
 // The kernel half has as many rules, from the first on, as its tables hold (gauge "kernel_rules" of "rules"); a frame that none of these
 // matches is punted where there are more. It punts what is to be logged, and a chain of more than 4 extension headers. A reload replaces
-// all rules while frames flow: a frame sees the old ones or the new ones. Rules that stay keep their hits.
+// all rules while frames flow: a frame sees the old ones or the new ones. Rules that stay keep their hits. The flow cache looks at no
+// flags: where a rule asks for some, no flow of TCP is handed to it; and none that a rule with `log` matches.
 #include "core/plugin.hh"
 
 #include <time.h>
@@ -80,6 +78,8 @@ class Acl final : public Stage {
   const StageContext& context_;
   RuleSet set_;
   u32 log_rate_ = 0;
+  bool offload_ = true;
+  bool flags_ = false;  // a rule asks for some
   std::unique_ptr<Classifier> classifier_;
   Store store_;
   u32 ticks_ = 0;
@@ -90,7 +90,9 @@ Result<std::unique_ptr<Stage>> Acl::make(const ConfigNode& keys, StageContext& c
   std::unique_ptr<Acl> made(new Acl(context));
   made->set_.otherwise_drops = keys.string("otherwise") == "drop";
   made->log_rate_ = static_cast<u32>(keys.integer("log_rate"));
+  made->offload_ = keys.boolean("offload");
   TRY_VOID(made->read_rules(keys));
+  made->flags_ = std::ranges::any_of(made->set_.rules, [](const Rule& rule) { return rule.flags_mask != 0; });
   return made;
 }
 
@@ -134,7 +136,7 @@ Result<> Acl::bind(StageMemory& memory) {
   const u32 room = std::bit_ceil(std::max<u32>(static_cast<u32>(set_.rules.size()), ACL_UNIT));
   TRY_VOID(ensure_eal());
   classifier_ = TRY(Classifier::make(set_));
-  TRY_VOID(store_.bind(memory, room, log_rate_));
+  TRY_VOID(store_.bind(memory, room, log_rate_, offload_, flags_));
   timespec now{};
   ::clock_gettime(CLOCK_MONOTONIC, &now);
   store_.clock(static_cast<u64>(now.tv_sec));
@@ -163,7 +165,10 @@ void Acl::process(Burst& burst) noexcept {
     }
   }
   classifier_->classify(std::span(keys).first(count), rules);
-  for (u32 i = 0; i < count; ++i) judge(burst, *frames[i], rules[i]);
+  for (u32 i = 0; i < count; ++i) {
+    if (!offload_ || (flags_ && acl_is_tcp(&keys[i]) != 0)) Burst::keep(*frames[i]);
+    judge(burst, *frames[i], rules[i]);
+  }
 }
 
 void Acl::judge(Burst& burst, Frame& frame, u32 number) noexcept {
@@ -177,6 +182,7 @@ void Acl::judge(Burst& burst, Frame& frame, u32 number) noexcept {
   burst.count(rule.drops ? ACL_COUNT_DENIED : ACL_COUNT_PERMITTED);
   store_.hit(number);
   if (rule.logs) {
+    Burst::keep(frame);
     burst.count(ACL_COUNT_LOGGED);
     log_.note(frame, number, rule.drops);
   }
@@ -248,9 +254,11 @@ WEIR_PLUGIN(.name = "acl", .says = "permit or drop by ordered rules; the first t
                      weir::Key::string("otherwise", {"permit", "drop"})
                          .otherwise("\"permit\"")
                          .as("what becomes of a frame that no rule matches"),
+                     weir::Key::boolean("offload").otherwise("true").as(
+                         "a later stage may hand permitted flows to the flow cache; their first frames alone are hits then"),
                      weir::Key::integer("log_rate", 0, 1000000)
                          .otherwise("100")
                          .as("samples a second that a CPU's kernel half has noted; what is beyond counts as unlogged")},
             .drops = {"denied", "truncated", "bad_header"}, .counters = {"permitted", "denied", "otherwise", "logged", "unlogged"},
             .punts = {"rules", "log", "extensions", "hidden", "swapped"}, .make = weir::acl::Acl::make,
-            .kernel_half = WEIR_KERNEL_HALF(acl))
+            .kernel_half = WEIR_KERNEL_HALF(acl), .per_flow = true)

@@ -66,7 +66,9 @@ struct acl_control {
 	__u32 rows;		/* of hits; a CPU's is its number modulo these */
 	__u32 shared;		/* CPUs share rows */
 	__u32 log_rate;		/* samples that a CPU punts in a second */
-	__u64 unused[6];
+	__u32 offload;		/* later stages may offload flows */
+	__u32 flags;		/* a rule asks for flags of TCP */
+	__u64 unused[5];
 };
 
 /* Of a CPU: how many samples it has punted in which second. */

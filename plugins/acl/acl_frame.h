@@ -206,6 +206,8 @@ ACL_INLINE enum acl_read acl_read_ports(acl_frame *frame, const struct acl_upper
 
 ACL_INLINE int acl_is_tag(__u32 type) { return type == ETH_P_8021Q || type == ETH_P_8021AD; }
 
+ACL_INLINE int acl_is_tcp(const struct acl_key *key) { return (key->word[ACL_KIND_WORD] >> ACL_PROTOCOL & 0xff) == IPPROTO_TCP; }
+
 /* `key` comes in zeroed. */
 ACL_INLINE enum acl_read acl_read(acl_frame *frame, __u32 extensions, struct acl_key *key)
 {

@@ -41,7 +41,7 @@ std::vector<u32> places_in(std::span<const u64> before, std::span<const u64> now
 
 }  // namespace
 
-Result<> Store::bind(StageMemory& memory, u32 room, u32 log_rate) {
+Result<> Store::bind(StageMemory& memory, u32 room, u32 log_rate, bool offload, bool flags) {
   const u32 cpus = possible_cpus();
   const std::size_t row_bytes = 2 * sizeof(u64) * ACL_RULES(room);
   const u32 rows = static_cast<u32>(std::clamp<std::size_t>(hit_bytes / row_bytes, 1, cpus));
@@ -57,6 +57,8 @@ Result<> Store::bind(StageMemory& memory, u32 room, u32 log_rate) {
   control_->rows = rows;
   control_->shared = rows < cpus;
   store(control_->log_rate, log_rate);
+  store(control_->offload, offload);
+  store(control_->flags, flags);
   return {};
 }
 

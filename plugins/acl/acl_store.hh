@@ -15,7 +15,7 @@ namespace weir::acl {
 class Store {
  public:
   // Takes hold of the memory. Of what an earlier run left there, the set that counts is not touched: its kernel half may be at work.
-  Result<> bind(StageMemory& memory, u32 room, u32 log_rate);
+  Result<> bind(StageMemory& memory, u32 room, u32 log_rate, bool offload, bool flags);
   // Fills the set that does not count, and makes it the one that counts: a look-up sees the one before or this one. Rules that the one
   // before had too go on with their hits.
   void put(const RuleSet& rules, const KernelTables& tables) noexcept;

@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Flows that a user half has offloaded: their frames stay in the kernel, and everything about them adds up."""
-import json
-
 import pytest
-
 from lab import BUILD, WEIR, mac, run, wait_until
-from scapy.all import ICMP, IP, TCP, UDP, Dot1Q, Ether, ICMPv6EchoRequest, IPv6, Raw
+from scapy.all import IP, TCP, UDP, Dot1Q, Ether, ICMPv6EchoRequest, IPv6, Raw
 
 
 def config(lab, keys="", flows="", ports=2):
@@ -229,4 +226,26 @@ def test_a_new_start_knows_no_flow_of_the_one_before(lab):
     wires[0].send(frame)
     assert wires[1].hear(1) == [frame]
     assert weir.conserved()["flows"]["added"] == 1
+    weir.stop()
+
+
+@pytest.mark.skipif(not (BUILD / "plugins" / "acl.so").exists(), reason="built without DPDK: no acl")
+@pytest.mark.parametrize("rule, offload, udp_goes, tcp_goes", [
+    ('action = "permit", protocol = "udp"', "true", True, True),
+    ('action = "permit", protocol = "udp", log = true', "true", False, True),
+    ('action = "drop", protocol = "tcp", flags = "syn,fin"', "true", True, False),
+    ('action = "permit", dport = 9', "false", False, False)], ids=["plain", "log", "flags", "kept"])
+@pytest.mark.parametrize("flags", [[], ["--user-only"]], ids=["kernel", "user_only"])
+def test_an_acl_in_front_keeps_the_flows_that_it_must_see(lab, rule, offload, udp_goes, tcp_goes, flags):
+    wires = lab.wires()
+    stage = f'  [[pipeline.stage]]\n  plugin = "acl"\n  offload = {offload}\n  rules = [{{ {rule} }}]\n  [[pipeline.stage]]\n'
+    weir = lab.weir(config(lab).replace("  [[pipeline.stage]]\n", stage), *flags)
+    tcp = bytes(Ether(src=mac(1), dst=mac(2)) / IP(src="10.0.0.1", dst="10.0.0.2") / TCP(sport=1, dport=2, flags="A") / Raw(bytes(20)))
+    for goes, frame in ((udp_goes, udp("10.0.0.1", "10.0.0.2")), (tcp_goes, tcp)):
+        before = weir.stats()["flows"]["count"]
+        for _ in range(3):
+            wires[0].send(frame)
+            assert wires[1].hear(1) == [frame]
+        weir.conserved()
+        assert weir.stats()["flows"]["count"] - before == (1 if goes and not flags else 0)
     weir.stop()
