@@ -134,7 +134,8 @@ static int complain(const char *what, const char *device) {
 int main(int words, char **word) {
   const enum mode mode = mode_of(words, word);
   if (mode == NO_MODE) {
-    fprintf(stderr, "usage: reference sink DEVICE FILE [FILE] | flows DEVICE FILE AT | fib IN OUT | bare IN OUT | bare_egress IN OUT | entries IN OUT FORM NUMBER | "
+    fprintf(stderr, "usage: reference sink DEVICE FILE [FILE] | flows DEVICE FILE AT | fib IN OUT | bare IN OUT | bare_egress IN OUT | "
+                    "entries IN OUT FORM NUMBER | "
                     "group IN FORM NUMBER OUT...\n");
     return 2;
   }

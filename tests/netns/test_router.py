@@ -63,7 +63,8 @@ def test_hosts_of_different_networks_talk(lab3, flags):
     if flags:
         assert counters["forwarded_ipv4"] > 100 and counters["forwarded_ipv6"] > 100
     else:
-        assert counters["forwarded_ipv4"] > 5 and counters["forwarded_ipv6"] > 5 and now["flows"]["hits"] > 200, "each flow's first frames, and the others"
+        assert counters["forwarded_ipv4"] > 5 and counters["forwarded_ipv6"] > 5, "each flow's first frames"
+        assert now["flows"]["hits"] > 200, "and the others"
     kernel = sum(port["redirect"] for port in now["ports"])
     punted = sum(port["punt"] for port in now["ports"])
     assert (kernel == 0) if flags else (kernel > 100 * punted), now["ports"]
