@@ -38,7 +38,7 @@ struct port_entries {
 	__u64 now_s;	/* coarse clock, written once a second */
 	__u64 open;	/* the flow cache has room: a kernel half may have its user half offload a flow */
 	__u64 wanted;	/* how often one has done so, */
-	__u64 handled;	/* and how often a user half has come to it; once a second these are made equal, for those that never came */
+	__u64 handled;	/* and how often a user half has come to it; those that a second brought none of are given up */
 };
 
 /* The first member of every link. */
@@ -100,7 +100,7 @@ struct trace_link {
 #define WEIR_NEAR_DEVICES 4096	/* ifindexes that are looked up in an array */
 
 /* Flows that are on their way to the user half. Above that a kernel half works by itself, so that none is lost in a full ring. */
-#define WEIR_MOST_WANTED 1536
+#define WEIR_MOST_WANTED 1024
 #define WEIR_LONGEST_SILENCE_S 2	/* the clock of struct port_entries stands so long at most while the process works */
 
 #define WEIR_NO_NEXT 0xffffffffu

@@ -47,7 +47,7 @@ static __always_inline int stage_wants_flow(const struct stage_frame *frame)
 
 	if (!LINKED(program_link, stage.offloads) || !frame->flow || !entries->open)
 		return 0;
-	if (*(volatile __u64 *)&entries->wanted - *(volatile __u64 *)&entries->handled >= WEIR_MOST_WANTED)
+	if ((__s64)(*(volatile __u64 *)&entries->wanted - *(volatile __u64 *)&entries->handled) >= WEIR_MOST_WANTED)
 		return 0;
 	/* Not when the process has died or stands still: what a kernel half can do goes on. */
 	if (!frame_has_socket(frame) || bpf_ktime_get_coarse_ns() / 1000000000 - entries->now_s > WEIR_LONGEST_SILENCE_S)

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <mutex>
+#include <utility>
 
 namespace weir {
 namespace {
@@ -240,7 +241,11 @@ void FlowTable::tick(u32 now_s, const Told& told) {
   now_s_.store(now_s, std::memory_order_relaxed);
   refused_now_.store(0, std::memory_order_relaxed);
   if (entries_ != nullptr) {
-    std::atomic_ref(entries_->handled).store(std::atomic_ref(entries_->wanted).load(std::memory_order_relaxed), std::memory_order_relaxed);
+    // What does not come any more was lost on its way. While others come, those that are missing may still be under way.
+    const u64 wanted = std::atomic_ref(entries_->wanted).load(std::memory_order_relaxed);
+    u64 handled = std::atomic_ref(entries_->handled).load(std::memory_order_relaxed);
+    if (std::exchange(handled_before_, handled) == handled)
+      std::atomic_ref(entries_->handled).compare_exchange_strong(handled, wanted, std::memory_order_relaxed);
     std::atomic_ref(entries_->open).store(1, std::memory_order_relaxed);
   }
   const u32 from = swept_, to = std::min(mask_, from + longest_sweep - 1);

@@ -124,6 +124,7 @@ class FlowTable {
   std::atomic<u32> epoch_ = 0;
   u32 swept_ = 0;
   port_entries* entries_;
+  u64 handled_before_ = 0;  // at the last tick
   std::atomic<u32> refused_now_ = 0;
   mutable Counts counts_{};
   std::unique_ptr<SpinLock[]> locks_;

@@ -180,6 +180,22 @@ TEST_F(FlowTables, kernel_halves_stop_to_ask_while_a_full_table_refuses) {
   EXPECT_EQ(open, 1u) << "for another try";
 }
 
+TEST_F(FlowTables, what_was_lost_on_its_way_is_given_up_when_no_other_comes) {
+  port_entries entries{};
+  FlowTable table({ipv4_, ipv6_, rewrites_, &entries}, 1);
+  const auto tick_it = [&](u32 now_s) { table.tick(now_s, [](FlowTable::Owner, const EndedFlow&) {}); };
+  const auto handle = [&](u16 port) { table.put(owner, {key_of(ipv4().udp(port, 2).build()), FlowAction::transmit(PortSlot{1}), {}, 0}); };
+  entries.wanted = 10;
+  handle(1);
+  tick_it(100);
+  EXPECT_EQ(entries.handled, 1u) << "others may come";
+  handle(2);
+  tick_it(101);
+  EXPECT_EQ(entries.handled, 2u);
+  tick_it(102);
+  EXPECT_EQ(entries.handled, 10u);
+}
+
 TEST_F(FlowTables, the_one_that_was_seen_longest_ago_goes) {
   // Flows whose hash has the same buckets: found by trying.
   const auto pair = [&](u16 port) {
