@@ -269,7 +269,6 @@ std::string show_egress(const json& egress) {
   return table.text();
 }
 
-// The first bytes of each, the headers of most frames. The time is of UTC.
 std::string show_flows(const json& answer) {
   Table table({"port", "vlan", "protocol", "from", "to", "hits", "bytes", "age_s", "idle_s", "stage", "action"});
   const auto end = [](const json& flow, const char* address, const char* port) {
@@ -298,6 +297,7 @@ std::string show_flows(const json& answer) {
   return table.text() + (answer["more"] > 0 ? fmt::format("and {} more; see --limit\n", answer["more"].get<std::uint64_t>()) : "");
 }
 
+// The first bytes of each, the headers of most frames. The time is of UTC.
 std::string show_samples(const json& samples) {
   constexpr std::size_t digits = 2 * 42;
   Table table({"number", "time", "in", "out", "length", "bytes"});

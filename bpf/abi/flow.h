@@ -8,6 +8,9 @@
 /* One code finds the flow of a frame in both halves. What it does not find goes the long way, so everything that needs a second look is left
  * out: IPv4 options, fragments, IPv6 extension headers, ICMP but echo, two VLAN tags, lengths that do not fit, and wrong IPv4 checksums. */
 
+/* In a byte, of which 0 and 1 mean something else. */
+#define FLOW_EPOCH(epoch) (2 + (epoch) % 254)
+
 #define FLOW_INLINE static inline __attribute__((always_inline))
 
 /* What of a flow's key is neither address: source port, destination port, protocol, port of the instance, VLAN. Of ICMP echo the ports are
@@ -117,7 +120,7 @@ struct flow_key {
 
 enum {
 	FLOW_TCP_FIN = 1, FLOW_TCP_SYN = 2, FLOW_TCP_RST = 4, FLOW_TCP_ACK = 16,
-	FLOW_ICMP = 1, FLOW_TCP = 6, FLOW_UDP = 17, FLOW_ICMP6 = 58, FLOW_SCTP = 132, FLOW_UDPLITE = 136,
+	FLOW_ICMP = 1, FLOW_TCP = 6, FLOW_UDP = 17, FLOW_DCCP = 33, FLOW_ICMP6 = 58, FLOW_SCTP = 132, FLOW_UDPLITE = 136,
 };
 
 /* Words of a frame, wherever they lie. For BPF each is one access, which the verifier allows where the CPU does; and it takes what is packed
@@ -154,6 +157,7 @@ FLOW_INLINE int flow_ports(const __u8 *l4, const __u8 *end, __u8 protocol, __u32
 	case FLOW_UDP:
 	case FLOW_UDPLITE:
 	case FLOW_SCTP:
+	case FLOW_DCCP:
 		if (l4 + 8 > end || length < 8)
 			return 0;
 		key->word |= FLOW_GET32(l4);

@@ -37,6 +37,7 @@ struct port_entries {
 	__u64 present;	/* a redirect to it finds an entry, or a fused chain and its bare entry */
 	__u64 now_s;	/* coarse clock, written once a second */
 	__u64 open;	/* the flow cache has room: a kernel half may have its user half offload a flow */
+	__u64 epoch;	/* of the flow cache, as FLOW_EPOCH(): what was decided before flows were taken back is not offloaded behind it */
 	__u64 wanted;	/* how often one has done so, */
 	__u64 handled;	/* and how often a user half has come to it; those that a second brought none of are given up */
 };
@@ -118,7 +119,7 @@ struct scratch {
 struct punt_meta {
 	__u32 magic;	/* WEIR_PUNT_MAGIC; cleared by the reader, since a frame's headroom keeps what an earlier frame left there */
 	__u8 port;
-	__u8 kept;	/* its flow is not to be offloaded */
+	__u8 kept;	/* 1: its flow is not to be offloaded; else struct port_entries.epoch when it was decided so far */
 	__u8 stage;
 	__u8 reason;	/* the stage's own, from 0 */
 };

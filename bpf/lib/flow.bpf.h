@@ -70,8 +70,11 @@ static __always_inline struct flow_tail *flow_find(const struct flow_key *key, _
 		}
 	}
 	/* What was written before the word is to be read behind it. BPF has no load that acquires; this one is also a fence. */
-	if (tail && LINKED(program_link, port.weak_order))
-		__sync_fetch_and_add(&tail->other_frames, 0);
+	if (tail && LINKED(program_link, port.weak_order)) {
+		__u64 fence = __sync_fetch_and_add(&tail->other_frames, 0);
+
+		asm volatile("" : : "r"(fence)); /* its value is wanted: else it is made one that does not order */
+	}
 	return tail;
 }
 
@@ -162,7 +165,7 @@ static __always_inline int flow_try(struct stage_frame *frame, __u64 length)
 	struct flow_tail *tail;
 	struct flow_key key;
 	struct flow_act act;
-	__u64 block;
+	__u64 block, word;
 	__u32 number;
 
 	flow_parse(data, end, length, &key);
@@ -175,7 +178,8 @@ static __always_inline int flow_try(struct stage_frame *frame, __u64 length)
 		goto none;
 	if (tail->owner & FLOW_ENDED)
 		return INGRESS_GO_ON;
-	act = tail->act;
+	word = *(volatile __u64 *)&tail->act; /* at once: it may be replaced */
+	act = *(struct flow_act *)&word;
 	number = act.rewrite;
 	rewrite = bpf_map_lookup_elem(&rewrites, &number);
 	if (!rewrite || FLOW_GET32(rewrite->was_to) != FLOW_GET32(data) || FLOW_GET16(rewrite->was_to + 4) != FLOW_GET16(data + 4))

@@ -166,7 +166,7 @@ static __always_inline int end_with_punt(struct stage_frame *frame, __u32 stage,
 		if ((void *)(meta + 1) > (void *)(long)ctx->data)
 			return end_with_drop(frame, WEIR_DROP_NO_SOCKET);
 		meta->magic = WEIR_PUNT_MAGIC;
-		meta->kept = !frame->flow;
+		meta->kept = frame->flow ? ((const struct port_entries *)LINKED_MEMORY(LINK_ENTRIES))->epoch : 1;
 		meta->port = frame_port(frame);
 		meta->stage = stage;
 		meta->reason = reason;

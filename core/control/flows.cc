@@ -189,11 +189,12 @@ json Instance::flow_report(const FlowTable::Seen& flow) const {
               {"changes", changes_of(flow)}};
   if (flow.key.tagged()) report["vlan"] = flow.key.vlan();
   if (protocol == FLOW_ICMP || protocol == FLOW_ICMP6) report["identifier"] = flow.key.source_port();
-  else if (protocol == FLOW_TCP || flow_has_ports(protocol) || protocol == FLOW_SCTP)
+  else if (flow_has_ports(protocol) || protocol == FLOW_SCTP || protocol == FLOW_DCCP)
     report["from_port"] = flow.key.source_port(), report["to_port"] = flow.key.destination_port();
   constexpr std::array fates = {"redirect", "flood", "to_stack", "drop"};
   report["action"] = fates.at(flow.fate);
-  if (flow.fate == FLOW_REDIRECT) report["out"] = path_->ports[flow.argument].name;
+  if (flow.fate == FLOW_REDIRECT)
+    report["out"] = flow.argument < path_->ports.size() ? path_->ports[flow.argument].name : std::to_string(flow.argument);
   if (flow.fate == FLOW_FLOOD) report["group"] = flow.argument;
   for (const Topology::StagePlan& plan : topology_->stages())
     if (plan.number == flow.owner.number() && flow.fate == FLOW_DROP)

@@ -64,6 +64,8 @@ std::string Instance::refuse_stages(const std::vector<u32>& stages, const Topolo
     if (plan.plugin->counters != now.plugin->counters) return changes("counters");
     if ((plan.plugin->kernel_half == nullptr) != (now.plugin->kernel_half == nullptr)) return changes("halves");
     if (plan.plugin->per_flow != now.plugin->per_flow) return changes("flows (per_flow)");
+    if (plan.offloads != now.offloads)
+      return fmt::format("stage {}.{} begins or ceases to offload flows", plan.pipeline->name, plan.config->name);
   }
   return "";
 }
@@ -110,6 +112,7 @@ Result<> Instance::exchange_stages(std::vector<NextStage>& others) {
     for (NextStage& next : std::span(others).first(i))
       if (next.half.memory) static_cast<void>(kernel_->replace_half(next.number, next.half, kernel_ports_));
     swap_user();
+    take_flows_back(others);  // that user halves of the new ones, or behind them, have offloaded meanwhile
     return done;
   }
   take_flows_back(others);
@@ -196,13 +199,18 @@ Result<json> Instance::reload(const json& question) {
     registry_ = old_registry;
     for (const GroupSlot group : std::span(groups).first(set)) static_cast<void>(set_members(group, before[group.value]));
     if (exchanged)
-      if (const Result<> back = exchange_stages(others); !back) warn(back.error().what + "; the stages of the file are in place");
+      if (const Result<> back = exchange_stages(others); !back) {
+        warn(back.error().what + "; the stages of the file are in place");
+        for (const u32 number : stages) ++stage_generations_[number];
+        reloaded_.push_back(std::move(next));
+      }
     workers_->at_rest([&] { path_->groups.resize(before.size()); });
     return std::unexpected(std::move(done).error());
   }
   for (const u32 number : stages) ++stage_generations_[number];
   topology_->take(*next);
-  if (!stages.empty()) reloaded_.push_back(std::move(next));  // its stages look into it
+  for (Topology::StagePlan& plan : next->stages()) plan.stage.reset();  // those that were not wanted
+  if (!stages.empty()) reloaded_.push_back(std::move(next));            // the others look into it
   note_layout();
   return json{{"file", file}, {"changed", changed}};
 }

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/base/guard.hh"
 #include "core/control/control_socket.hh"
 
 namespace weir {
@@ -77,7 +78,10 @@ Result<> serve(Instance& instance, const Fd& stop) {
     for (std::size_t i = own; i < wait.size(); ++i)
       if (wait[i].revents != 0) watched[i - own].second->ready();
     warnings.tell(instance);
-    if (wait[2].revents != 0) socket.serve([&](const nlohmann::json& question) { return instance.answer(question); });
+    if (wait[2].revents != 0)
+      socket.serve([&](const nlohmann::json& question) {
+        return guarded("answer", [&] { return instance.answer(question); });  // which may be anything
+      });
   }
 }
 

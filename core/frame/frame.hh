@@ -21,7 +21,7 @@ struct Frame {
   u8 reason;      // the kernel half's reason to punt it, or 0
   u8 verdict;     // enum weir_verdict; never WEIR_PUNT
   u16 argument;   // of the verdict: port, group or reason
-  u8 kept = 0;    // a stage wants to see every frame of the flow: see Burst::keep()
+  u8 kept = 0;    // 1: a stage wants to see every frame of the flow, see Burst::keep(); above: see struct punt_meta
 
   // The T at `offset`, or null when the frame is shorter.
   template <typename T>

@@ -22,7 +22,7 @@ bool is_echo(u8 protocol) noexcept { return protocol == FLOW_ICMP || protocol ==
 
 FlowKey flow_key_of(const Frame& frame) noexcept {
   FlowKey key;
-  if (frame.kept != 0) return key;
+  if (frame.kept == 1) return key;
   flow_parse(frame.data, frame.data + frame.length, frame.length, &key.of);
   if (key.of.version == 0 || (key.of.tcp_flags & (FLOW_TCP_FIN | FLOW_TCP_RST)) != 0) return {};
   key.of.word |= u64{frame.port.value} << FLOW_PORT;

@@ -11,7 +11,7 @@
 namespace weir {
 namespace {
 
-constexpr u32 rest_s = 2;  // ticks are a second apart: one at least
+constexpr u32 rest_ticks = 2;  // of a second: one of them is whole
 // A flow that is in use is not evicted for another one, which would be worth no more; else a table that is too small would hold nothing.
 constexpr u32 least_idle_s = 2;
 
@@ -66,10 +66,13 @@ FlowTable::FlowTable(const Memory& memory, u64 seed)
       seed_(seed),
       mask_(static_cast<u32>(memory.ipv4.size() - 1)),
       entries_(memory.entries),
-      locks_(std::make_unique<SpinLock[]>(stripes)) {}
+      locks_(std::make_unique<SpinLock[]>(stripes)) {
+  if (entries_ != nullptr) std::atomic_ref(entries_->epoch).store(FLOW_EPOCH(0), std::memory_order_relaxed);
+}
 
 FlowKey FlowTable::key_of(const Frame& frame) const noexcept {
   const u32 epoch = this->epoch();
+  if (frame.kept > 1 && frame.kept != FLOW_EPOCH(epoch)) return {};
   FlowKey key = flow_key_of(frame);
   key.epoch = epoch;
   return key;
@@ -142,7 +145,7 @@ bool FlowTable::put(Family<Flow>& family, Owner owner, const Entry& entry, const
   note.idle_s = entry.times.idle_s;
   note.hard_s = entry.times.hard_s;
   note.stage = owner.stage;
-  note.state = State::live;
+  std::atomic_ref(note.state).store(State::live, std::memory_order_relaxed);
   note.was_to = key.was_to;
   return true;
 }
@@ -150,9 +153,9 @@ bool FlowTable::put(Family<Flow>& family, Owner owner, const Entry& entry, const
 template <typename Flow>
 void FlowTable::end(Flow& flow, Note& note, FlowEnd why) noexcept {
   // What it was stays in the addresses, and in the word's upper half here.
-  note.state = State::ending;
+  std::atomic_ref(note.state).store(State::ending, std::memory_order_relaxed);
   note.why = why;
-  note.since_s = now_s_.load(std::memory_order_relaxed);
+  note.ended = ticks_.load(std::memory_order_relaxed);
   store_word(flow, flow.word & ~FLOW_USED);
   constexpr std::array counters = {&Counts::expired,    &Counts::expired, &Counts::ended,
                                    &Counts::taken_back, &Counts::evicted, &Counts::flushed};
@@ -200,7 +203,10 @@ std::optional<u32> FlowTable::idle_s(const Family<Flow>& family, const FlowKey& 
 }
 
 u64 FlowTable::take_back(const Which& which, FlowEnd why) noexcept {
-  epoch_.fetch_add(1, std::memory_order_acq_rel);
+  const u32 epoch = epoch_.fetch_add(1, std::memory_order_acq_rel) + 1;
+  if (entries_ != nullptr) std::atomic_ref(entries_->epoch).store(FLOW_EPOCH(epoch), std::memory_order_relaxed);
+  // A put() that has seen the epoch of before holds its bucket: behind this it has come to its end, and is found below.
+  for (u32 stripe = 0; stripe < stripes; ++stripe) const std::scoped_lock wait(locks_[stripe]);
   return take_back(ipv4_, which, why) + take_back(ipv6_, which, why);
 }
 
@@ -209,7 +215,6 @@ u64 FlowTable::take_back(Family<Flow>& family, const Which& which, FlowEnd why) 
   u64 number = 0;
   for (u32 at = 0; at <= mask_; ++at) {
     Note& note = family.notes[at];
-    // A put() that this does not see yet comes behind the new epoch, and is refused.
     if (std::atomic_ref(note.state).load(std::memory_order_relaxed) != State::live) continue;
     const std::scoped_lock hold(lock_of(at));
     if (note.state != State::live || !which(seen(family.flows[at], note))) continue;
@@ -219,18 +224,19 @@ u64 FlowTable::take_back(Family<Flow>& family, const Which& which, FlowEnd why) 
   return number;
 }
 
-void FlowTable::visit(const std::function<bool(const Seen&)>& visitor) const {
-  if (visit(ipv4_, visitor)) visit(ipv6_, visitor);
+void FlowTable::visit(const std::function<bool(const Seen&)>& visitor, bool all) const {
+  if (visit(ipv4_, visitor, all)) visit(ipv6_, visitor, all);
 }
 
 template <typename Flow>
-bool FlowTable::visit(const Family<Flow>& family, const std::function<bool(const Seen&)>& visitor) const {
+bool FlowTable::visit(const Family<Flow>& family, const std::function<bool(const Seen&)>& visitor, bool all) const {
+  const auto concerns = [all](State state) { return state == State::live || (all && state == State::ending); };
   for (u32 at = 0; at <= mask_; ++at) {
-    if (std::atomic_ref(const_cast<State&>(family.notes[at].state)).load(std::memory_order_relaxed) != State::live) continue;
+    if (!concerns(std::atomic_ref(const_cast<State&>(family.notes[at].state)).load(std::memory_order_relaxed))) continue;
     std::optional<Seen> now;
     {
       const std::scoped_lock hold(lock_of(at));
-      if (family.notes[at].state == State::live) now = seen(family.flows[at], family.notes[at]);
+      if (concerns(family.notes[at].state)) now = seen(family.flows[at], family.notes[at]);
     }
     if (now && !visitor(*now)) return false;
   }
@@ -240,11 +246,12 @@ bool FlowTable::visit(const Family<Flow>& family, const std::function<bool(const
 void FlowTable::tick(u32 now_s, const Told& told) {
   now_s_.store(now_s, std::memory_order_relaxed);
   refused_now_.store(0, std::memory_order_relaxed);
+  ticks_.fetch_add(1, std::memory_order_relaxed);
   if (entries_ != nullptr) {
     // What does not come any more was lost on its way. While others come, those that are missing may still be under way.
     const u64 wanted = std::atomic_ref(entries_->wanted).load(std::memory_order_relaxed);
     u64 handled = std::atomic_ref(entries_->handled).load(std::memory_order_relaxed);
-    if (std::exchange(handled_before_, handled) == handled)
+    if (std::exchange(handled_before_, handled) == handled || handled > wanted)  // some come unasked
       std::atomic_ref(entries_->handled).compare_exchange_strong(handled, wanted, std::memory_order_relaxed);
     std::atomic_ref(entries_->open).store(1, std::memory_order_relaxed);
   }
@@ -270,13 +277,13 @@ void FlowTable::sweep(Family<Flow>& family, u32 from, u32 to, const Told& told) 
         if ((load(flow.tail.owner) & FLOW_ENDED) != 0) end(flow, note, FlowEnd::tcp);
         else if (note.idle_s > 0 && now - std::min(now, seen_s) >= note.idle_s) end(flow, note, FlowEnd::idle);
         else if (note.hard_s > 0 && now - note.since_s >= note.hard_s) end(flow, note, FlowEnd::hard);
-      } else if (note.state == State::ending && now - note.since_s >= rest_s) {
+      } else if (note.state == State::ending && ticks_.load(std::memory_order_relaxed) - note.ended >= rest_ticks) {
         const Seen last = seen(flow, note);
         over.emplace(last.owner, EndedFlow{last.key, last.cookie, note.why, last.frames, last.bytes});
         add(&Counts::hits, last.frames);
         rewrites_.release(flow.tail.act.rewrite);
         store_word(flow, 0);
-        note.state = State::free;
+        std::atomic_ref(note.state).store(State::free, std::memory_order_relaxed);
       }
     }
     if (over) told(over->first, over->second);

@@ -69,7 +69,8 @@ class FlowTable {
   [[nodiscard]] std::optional<u32> idle_s(const FlowKey& key) const noexcept;
   // From here on, control side only. Ends flows, and flows of before offloads that are on their way.
   u64 take_back(const Which& which, FlowEnd why) noexcept;
-  void visit(const std::function<bool(const Seen&)>& visitor) const;  // false: no more
+  // `all`: also those that have ended and are not told of yet. The visitor's false: no more.
+  void visit(const std::function<bool(const Seen&)>& visitor, bool all = false) const;
   // Once a second: ends those whose time has come, and tells of those that have ended and that no program can still be working with.
   void tick(u32 now_s, const Told& told);
   [[nodiscard]] Counts counts() const noexcept;
@@ -81,7 +82,8 @@ class FlowTable {
   struct Note {
     u64 cookie = 0;
     u32 idle_s = 0, hard_s = 0;
-    u32 since_s = 0;  // live: added; ending: ended
+    u32 since_s = 0;  // when it was added
+    u32 ended = 0;    // of one that is ending: at which tick
     u16 stage = 0;
     State state = State::free;
     FlowEnd why{};
@@ -107,7 +109,7 @@ class FlowTable {
   template <typename Flow>
   u64 take_back(Family<Flow>& family, const Which& which, FlowEnd why) noexcept;
   template <typename Flow>
-  bool visit(const Family<Flow>& family, const std::function<bool(const Seen&)>& visitor) const;
+  bool visit(const Family<Flow>& family, const std::function<bool(const Seen&)>& visitor, bool all) const;
   template <typename Flow>
   [[nodiscard]] Seen seen(const Flow& flow, const Note& note) const noexcept;
   template <typename Flow>
@@ -120,7 +122,7 @@ class FlowTable {
   FlowRewrites rewrites_;
   u64 seed_;
   u32 mask_;
-  std::atomic<u32> now_s_ = 0;
+  std::atomic<u32> now_s_ = 0, ticks_ = 0;
   std::atomic<u32> epoch_ = 0;
   u32 swept_ = 0;
   port_entries* entries_;
@@ -153,10 +155,12 @@ class StageFlows final : public Flows {
   }
   void visit(const std::function<void(const FlowKey&, u64, u64, u64)>& visitor) const override {
     if (table_ == nullptr) return;
-    table_->visit([&](const FlowTable::Seen& flow) {
-      if (flow.owner.stage == owner_.stage) visitor(flow.key, flow.cookie, flow.frames, flow.bytes);
-      return true;
-    });
+    table_->visit(
+        [&](const FlowTable::Seen& flow) {
+          if (flow.owner.stage == owner_.stage) visitor(flow.key, flow.cookie, flow.frames, flow.bytes);
+          return true;
+        },
+        true);
   }
 
  private:

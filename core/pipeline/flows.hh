@@ -109,7 +109,7 @@ class Flows {
   [[nodiscard]] virtual std::optional<u32> idle_s(const FlowKey& key) const noexcept = 0;
   // From the control side. A frame that comes in when this has returned meets none of these flows; the stage is told of each soon.
   virtual void take_back(const std::function<bool(const FlowKey& key, u64 cookie)>& which) noexcept = 0;
-  // From the control side: each flow that there is, with what the kernel has seen of it so far.
+  // From the control side: each flow that the stage has not been told the end of, with what the kernel has seen of it so far.
   virtual void visit(const std::function<void(const FlowKey& key, u64 cookie, u64 frames, u64 bytes)>& visitor) const = 0;
 };
 

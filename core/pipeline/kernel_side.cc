@@ -293,7 +293,12 @@ Result<> KernelSide::replace_half(u32 stage, StageHalf& half, const std::vector<
   };
   Result<> done = make();
   if (done) done = now.memory->prepare_pins();
-  if (done && !(done = put(now, true, entries.size()))) static_cast<void>(put(half, false, entries.size()));
+  if (done) {
+    done = put(now, true, entries.size());
+    if (done) done = wait_for_programs();
+    if (done) done = now.memory->commit_pins();
+    if (!done) static_cast<void>(put(half, false, entries.size()));
+  }
   if (!done) {
     std::swap(now, half);
     pins_.forget_prepared();
@@ -303,8 +308,6 @@ Result<> KernelSide::replace_half(u32 stage, StageHalf& half, const std::vector<
     made->object = std::move(next.object);
     made->program = next.program;
   }
-  TRY_VOID(wait_for_programs());
-  TRY_VOID(now.memory->commit_pins());
   const std::vector<std::string> kept = now.memory->pin_names();
   for (const std::string& name : half.memory->pin_names())
     if (std::ranges::find(kept, name) == kept.end()) pins_.remove(name);

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <filesystem>
 
@@ -112,12 +113,15 @@ Registry Registry::of(std::vector<const Plugin*> plugins, std::vector<const Egre
   return registry;
 }
 
-// The dynamic linker takes a name that it knows for the file that it knows: one that was built again goes by another name.
+// The dynamic linker takes a name that it knows for the file that it knows: one that was built again goes by another name, which no earlier
+// one had, also where that was refused.
 const std::string& Registry::name_for(const Stamp& module) {
+  static std::atomic<u32> names = 0;
   const auto [at, fresh] = opened_.try_emplace(module.file, Opened{module, module.file});
   if (!fresh && at->second.stamp != module) {
-    const fs::path before = at->second.name;
-    at->second = {module, before.parent_path() / "." / before.filename()};
+    fs::path name = fs::path(module.file).parent_path();
+    for (u32 times = ++names; times > 0; --times) name /= ".";
+    at->second = {module, name / fs::path(module.file).filename()};
   }
   return at->second.name;
 }

@@ -124,8 +124,8 @@ struct Plugin {
   Result<std::unique_ptr<Stage>> (*make)(const ConfigNode& keys, StageContext& context) = nullptr;
   // The kernel half's object file, empty when there is none. It holds one STAGE.
   std::span<const u8> (*kernel_half)() = nullptr;
-  // What a stage of it decides of one frame holds for the frame's whole flow, unless it says Burst::keep() or takes it back: so it and
-  // stages behind it may offload flows, whose later frames it does not see. See Flows.
+  // What a stage of it decides of one frame holds for the frame's whole flow, unless it says Burst::keep(), until a reload replaces the
+  // stage: so it and stages behind it may offload flows, whose later frames it does not see. See Flows.
   bool per_flow = false;
 };
 

@@ -31,7 +31,7 @@
 // forwarded_ipv4, forwarded_ipv6, and to the host: own, not_routed, by_host. Gauges: routes, neighbours, refused (for want of room), the
 // answers by ICMP, and frames and bytes of each gateway, "via ADDRESS PORT frames", and of neighbours on a port together, "link PORT
 // frames". What the flow cache forwards is counted there, by hop, and as a redirect of the stage; forwarded_ipv4 and its like do not have
-// it.
+// it. Counts by hop begin anew when a reload replaces the stage.
 #include "core/plugin.hh"
 
 #include <linux/if_ether.h>
@@ -470,6 +470,7 @@ void Router::offload(const Packet& packet, const Way& way, u32 epoch) noexcept {
 
 // Flows that might go another way now, as often as the clock of ready() goes: changes may come by the thousand.
 void Router::take_flows_back() noexcept {
+  if (!offloads()) tables_->changes() = {};
   if (!offloads() || !tables_->changes().any() || now_ns() - taken_back_ns_ < notes_ms * 1'000'000) return;
   const Changes changed = std::exchange(tables_->changes(), {});
   flows_->take_back([&](const FlowKey& key, u64 hop) { return changed.concern(key, hop); });

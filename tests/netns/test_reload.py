@@ -146,6 +146,8 @@ def test_a_module_that_was_built_again_takes_its_place(lab, modules, flags):
     assert wires[1].hear(1) == [sent]
     if not flags:
         wait_until(lambda: weir.stats()["flows"]["count"] == 1, "the new one offloads")
+        since = weir.stats()["uptime_s"]
+        wait_until(lambda: weir.stats()["uptime_s"] > since + 4, "flows that have ended are told")
         assert gauge(weir, "ended") == 0, "it is not told of flows that were not its own"
     build("shortcut_third")
     assert "plugin shortcut of stage main.shortcut has other drop reasons, which takes a new start; nothing was changed" in refused(
@@ -178,4 +180,25 @@ def test_a_module_takes_its_place_under_a_flood(lab, flood_of, modules):
     dropped = sum(drop["frames"] for drop in now["drops"])  # user space gets more than it can take for a moment
     assert flood.seen()[0] + dropped == now["ports"][0]["rx"], "no frame is lost without a name"
     assert set(weir.drops()) <= {("port p0", "punt_failed"), ("port p1", "ring_full"), ("port p1", "device_refused")}
+    weir.stop()
+
+
+@pytest.mark.skipif(not (BUILD / "plugins" / "acl.so").exists(), reason="built without DPDK: no acl")
+def test_what_an_acl_no_longer_permits_has_no_flow(lab):
+    wires = lab.wires()
+    rules = '  [[pipeline.stage]]\n  plugin = "acl"\n  rules = [{ action = "permit", protocol = "udp" }]\n  [[pipeline.stage]]\n'
+    weir = lab.weir(flows_config(lab).replace("  [[pipeline.stage]]\n", rules))
+    sent, other = udp("10.0.0.1", "10.0.0.2"), udp("10.0.0.1", "10.0.0.2", sport=7)
+    for frame_of in (sent, other):
+        wires[0].send(frame_of)
+        assert wires[1].hear(1) == [frame_of]
+    wait_until(lambda: weir.stats()["flows"]["count"] == 2, "the flows are there")
+    rewrite(weir, '"permit"', '"drop"')
+    assert weir.ask("reload")["changed"] == ["stage main.acl"]
+    assert weir.stats()["flows"]["count"] == 0
+    for _ in range(3):
+        wires[0].send(sent)
+    wait_until(lambda: weir.drops() == {("stage main.acl", "denied"): 3}, "they are denied")
+    assert wires[1].waiting() == []
+    assert weir.conserved()["flows"]["count"] == 0
     weir.stop()
