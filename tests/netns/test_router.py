@@ -146,7 +146,8 @@ def test_what_leads_nowhere_is_told(lab, flags):
 def test_a_host_that_does_not_answer_is_told_to_be_unreachable_until_it_does(lab, flags):
     weir = router(lab, *flags)
     one, two = lab.hosts
-    wait_until(lambda: "Host Unreachable" in one.run("ping", "-c", "1", "-W", "1", "10.0.1.9", check=False).stdout, "it is told to be unreachable", 15)
+    wait_until(lambda: "Host Unreachable" in one.run("ping", "-c", "1", "-W", "1", "10.0.1.9", check=False).stdout,
+               "it is told to be unreachable", 15)
     assert weir.drops()[("stage main.router", "host_unreachable")] > 0
     two.run("ip", "addr", "add", "10.0.1.9/24", "dev", "eth0")
     wait_until(lambda: ping(one, "10.0.1.9", 1) == 1, "it answers", 15)
