@@ -193,7 +193,8 @@ Result<json> Instance::set_egress(const json& question) {
 Result<json> Instance::set_entry(const json& question) {
   const std::string named = TRY(text(question, "port"));
   const PortSlot slot = TRY(port_named(named));
-  const DevmapUpdate how = TRY(update_of(question.contains("how") ? TRY(text(question, "how")) : "any"));
+  const std::string asked = question.contains("how") ? TRY(text(question, "how")) : "any";
+  const DevmapUpdate how = TRY(update_of(asked));
   PortEntry& entry = path_->ports[slot.value];
   if (how == DevmapUpdate::noexist && !entry.deleted) return invalid("port {} has an entry already", named);
   if (how == DevmapUpdate::exist && entry.deleted) return missing("port {} has no entry to replace", named);
