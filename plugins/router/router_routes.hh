@@ -112,7 +112,7 @@ class Routes {
   std::map<HopKey, u32> asked_;  // in which second
   std::vector<Prefix> overflow_;
   std::array<std::size_t, 2> installed_{};
-  u32 sweep_ = 0, asked_in_second_ = 0, now_s_ = 0;
+  u32 sweep_ = 0, asked_in_second_ = 0;
 };
 
 }  // namespace weir::routing

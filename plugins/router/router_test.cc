@@ -74,7 +74,7 @@ weir::kit::Packet with(weir::kit::Packet frame, std::size_t at, u8 value) {
   frame[24] = static_cast<u8>(sum >> 8), frame[25] = static_cast<u8>(sum);
   return frame;
 }
-constexpr std::size_t version_at = 14, length_at = 16, flags_at = 20, checksum_at = 24, source_at = 26;
+constexpr std::size_t version_at = 14, length_at = 16, flags_at = 20, checksum_at = 24;
 
 // What both halves say of these frames; what the kernel half punts, the user half says.
 std::vector<Case> claims() {
