@@ -53,6 +53,20 @@ def test_a_killed_run_leaves_nothing():
     assert [path for folder in folders for path in pathlib.Path(folder).glob("bench-*")] == []
 
 
+@pytest.mark.skipif(not (BUILD / "plugins" / "router.so").exists(), reason="built without DPDK: no router")
+def test_routed_frames_arrive_and_the_flow_cache_has_their_fate():
+    names = ["bare", "fib", "linux", "router", "router_flows"]
+    words = ["--build", BUILD, "--rounds", 1, "--others", 99, "--seconds", 0.1, "--flows", 64, "--contenders", ",".join(names), "--json"]
+    report = json.loads(run(ROOT / "bench" / "flows.py", *words).stdout)
+    for version in ("4", "6"):
+        made = report["versions"][version]
+        assert list(made["contenders"]) == names
+        for name, contender in made["contenders"].items():
+            assert contender["error"] is None, (version, name)
+            assert contender["slots"][0]["frames"] > 64, (version, name)
+        assert made["new_flows"]["median"] > 0
+
+
 def test_every_entry_is_used_and_every_member_gets_every_frame():
     names = ["bare", "array_256", "hash_256", "group_array_1", "group_hash_2", "group_full_2"]
     words = ["--build", BUILD, "--rounds", 1, "--others", 99, "--seconds", 0.05, "--contenders", ",".join(names), "--json"]
