@@ -141,7 +141,8 @@ Result<> Registry::load_modules(const std::vector<Stamp>& modules) {
 }
 
 Result<> Registry::load_module(const std::string& file, const std::string& name) {
-  std::unique_ptr<void, Unload> handle(::dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL));
+  // A library that a module brings along may not outlive its unloading: DPDK's keep what they have allocated when they were loaded.
+  std::unique_ptr<void, Unload> handle(::dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE));
   if (!handle) return fail("{}: load plugin: {}", file, ::dlerror());
   if (auto* plugin = symbol<const Plugin>(handle.get(), "weir_plugin")) TRY_VOID(add(*plugin, file));
   if (auto* egress = symbol<const EgressModule>(handle.get(), "weir_egress")) TRY_VOID(add(*egress, file));
