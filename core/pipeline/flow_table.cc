@@ -72,7 +72,10 @@ FlowTable::FlowTable(const Memory& memory, u64 seed)
 
 FlowKey FlowTable::key_of(const Frame& frame) const noexcept {
   const u32 epoch = this->epoch();
-  if (frame.kept > 1 && frame.kept != FLOW_EPOCH(epoch)) return {};
+  if (frame.kept > 1 && frame.kept != FLOW_EPOCH(epoch)) {
+    if (entries_ != nullptr) std::atomic_ref(entries_->handled).fetch_add(1, std::memory_order_relaxed);  // it may have been asked for
+    return {};
+  }
   FlowKey key = flow_key_of(frame);
   key.epoch = epoch;
   return key;
