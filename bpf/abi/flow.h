@@ -8,10 +8,10 @@
 /* One code finds the flow of a frame in both halves. What it does not find goes the long way, so everything that needs a second look is left
  * out: IPv4 options, fragments, IPv6 extension headers, ICMP but echo, two VLAN tags, lengths that do not fit, and wrong IPv4 checksums. */
 
-/* In a byte, of which 0 and 1 mean something else. */
-#define FLOW_EPOCH(epoch) (2 + (epoch) % 254)
-
 #define FLOW_INLINE static inline __attribute__((always_inline))
+
+/* The epoch of the cache in a byte, as a punted frame carries it; 0 and 1 mean something else there: see struct punt_meta. */
+#define FLOW_EPOCH(epoch) (2 + (epoch) % 254)
 
 /* What of a flow's key is neither address: source port, destination port, protocol, port of the instance, VLAN. Of ICMP echo the ports are
  * the identifier and the type. Numbers of the wire are as they are there. */
@@ -240,7 +240,7 @@ FLOW_INLINE void flow_parse(const __u8 *data, const __u8 *end, __u32 length, str
 	}
 }
 
-/* Multiply and fold, a round for each word; the two places are halves of it. `seed`: so that nobody outside can fill one place. */
+/* Multiply and fold, a round for each word; each half of it names a bucket. `seed`: so that nobody outside can fill one. */
 FLOW_INLINE __u64 flow_round(__u64 hash, __u64 word)
 {
 	hash = (hash ^ word) * 0x9e3779b97f4a7c15ull;
