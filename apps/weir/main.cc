@@ -130,7 +130,7 @@ Result<> reload(const Arguments& arguments) {
 }
 
 std::unexpected<weir::Error> no_plugin(const std::string& name) {
-  return weir::invalid("there is no plugin or egress program {}; see: weir plugins", name);
+  return weir::invalid("there is no plugin, egress program or port driver {}; see: weir plugins", name);
 }
 
 Result<> plugins(const Arguments& arguments) {
@@ -148,7 +148,7 @@ Result<> plugins(const Arguments& arguments) {
         if (each["name"] == arguments.plugin) one.push_back(std::move(each));
       kind = std::move(one);
     }
-    if (all["plugins"].empty() && all["egress"].empty()) return no_plugin(arguments.plugin);
+    if (all["plugins"].empty() && all["egress"].empty() && all["drivers"].empty()) return no_plugin(arguments.plugin);
     fmt::print("{}\n", all.dump(2));
     return {};
   }
@@ -280,8 +280,9 @@ int main(int count, char** words) {
   to_ask->add_option("WORD", arguments.chain, "what is asked");
   to_instance(add("reload", "apply what a file changes to the running instance, or change nothing", reload, &app))
       ->add_option("FILE", arguments.file, "configuration (default: the one that runs)");
-  CLI::App* to_list = add("plugins", "plugins and egress programs; of one: its keys, drop reasons and counters", plugins, &app);
-  to_list->add_option("NAME", arguments.plugin, "plugin or egress program");
+  CLI::App* to_list =
+      add("plugins", "plugins, egress programs and port drivers; of one: its keys, drop reasons and counters", plugins, &app);
+  to_list->add_option("NAME", arguments.plugin, "plugin, egress program or port driver");
   to_list->add_option("--dir", arguments.dirs, "a folder of plugin modules, as in plugin_dirs; may be given again")
       ->allow_extra_args(false);
   to_list->add_flag("--json", arguments.as_json, "for programs");

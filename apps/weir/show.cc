@@ -322,6 +322,7 @@ std::string show_plugins(const weir::Registry& registry) {
   }
   for (const std::string& name : registry.egress_programs())
     table.add({name, "egress program", "kernel, user", registry.egress_module(name)->host->says});
+  for (const std::string& name : registry.drivers()) table.add({name, "port driver", "user", registry.port_driver(name)->says});
   return table.text();
 }
 
@@ -334,11 +335,15 @@ std::string show_plugin(const weir::Registry& registry, const std::string& name)
     return fmt::format("{}: {} (egress program)\nkeys:{}\n{}{}{}", name, module->host->says, keys.empty() ? " none" : "", keys_text(keys),
                        line_of("drops", strings(module->host->drops)), line_of("counters", strings(module->host->counters)));
   }
+  if (const weir::PortDriver* driver = registry.port_driver(name))
+    return fmt::format("{}: {} (port driver)\nkeys:{}\n{}{}", name, driver->says, driver->keys.empty() ? " none" : "",
+                       keys_text(driver->keys),
+                       driver->settings.empty() ? "" : fmt::format("keys of [{}]:\n{}", name, keys_text(driver->settings)));
   return "";
 }
 
 json plugins_json(const weir::Registry& registry) {
-  json all{{"plugins", json::array()}, {"egress", json::array()}};
+  json all{{"plugins", json::array()}, {"egress", json::array()}, {"drivers", json::array()}};
   for (const std::string& name : registry.stages()) {
     const weir::Plugin& plugin = *registry.plugin(name);
     all["plugins"].push_back({{"name", name},
@@ -357,6 +362,14 @@ json plugins_json(const weir::Registry& registry) {
                              {"drops", strings(host.drops)},
                              {"counters", strings(host.counters)},
                              {"file", registry.file_of(*registry.egress_module(name))}});
+  }
+  for (const std::string& name : registry.drivers()) {
+    const weir::PortDriver& driver = *registry.port_driver(name);
+    all["drivers"].push_back({{"name", name},
+                              {"says", driver.says},
+                              {"keys", key_names(driver.keys)},
+                              {"settings", key_names(driver.settings)},
+                              {"file", registry.file_of(driver)}});
   }
   return all;
 }

@@ -50,8 +50,11 @@ Schema port_schema() {
           Key::string("pipeline").optional().as("left out: frames only leave here; what comes in goes to the host stack")};
 }
 
-Key driver_key() { return Key::string("driver", {"xdp", "null"}).otherwise("\"xdp\""); }
-const std::vector<std::string> later_drivers{"dpdk", "pcap", "tap"};
+Key driver_key(const Catalog& catalog) {
+  std::vector<std::string> drivers = catalog.drivers();
+  drivers.insert(drivers.begin(), "xdp");
+  return Key::string("driver", std::move(drivers)).otherwise("\"xdp\"");
+}
 
 // Keys of a port that is a netdev.
 Schema device_schema() {
@@ -138,6 +141,7 @@ class Reader {
     Position at;
   };
   void settings();
+  void driver_settings();
   void ports();
   void port(const toml::table& table, const std::string& path);
   ConfigNode port_keys(const toml::table& table, const std::string& path, PortConfig& port);
@@ -188,8 +192,12 @@ std::expected<std::vector<EgressConfig>, Problems> Reader::chain(const std::stri
 }
 
 std::expected<Config, Problems> Reader::read() && {
-  check_.node(root_, {}, "", {.read = {"weir", "frames", "port", "group", "pipeline"}});
+  std::vector<std::string> read{"weir", "frames", "port", "group", "pipeline"};
+  for (const std::string& driver : catalog_.drivers())
+    if (!catalog_.driver_settings(driver).empty()) read.push_back(driver);
+  check_.node(root_, {}, "", {.read = std::move(read)});
   settings();
+  driver_settings();
   ports();
   entry_keys();
   groups();
@@ -211,7 +219,7 @@ void Reader::entry_keys() {
   std::map<u32, std::string> taken;
   for (std::size_t slot = 0; slot < config_.ports.size(); ++slot) {
     const PortConfig& port = config_.ports[slot];
-    if (port.driver != Driver::xdp) continue;
+    if (!port.is_xdp()) continue;
     const u32 key = port.key.value_or(static_cast<u32>(slot));
     const std::string path = fmt::format("port[{}].key", slot);
     if (const auto [first, fresh] = taken.emplace(key, port.name); !fresh)
@@ -281,6 +289,12 @@ void Reader::settings() {
   else check_.refuse(*size, "frames.size", "2048 or 4096");
 }
 
+void Reader::driver_settings() {
+  for (const std::string& driver : catalog_.drivers())
+    if (const Schema& schema = catalog_.driver_settings(driver); !schema.empty())
+      config_.settings[driver] = check_.node(section(driver.c_str()), schema, driver);
+}
+
 void Reader::ports() {
   for (const toml::table* table : tables(root_, "port", "port", "[[port]]", "frames need one to come in by")) {
     const std::string path = fmt::format("port[{}]", config_.ports.size());
@@ -295,36 +309,41 @@ void Reader::port(const toml::table& table, const std::string& path) {
   const ConfigNode keys = port_keys(table, path, port);
   port.name = name(keys, path, "port", port_names_);
   pipeline_of(keys, path, port);
-  device(keys, path, port);
-  if (const toml::node* given = table.get("queues"); given != nullptr && port.driver == Driver::xdp) queues(*given, path + ".queues", port);
+  if (port.is_xdp()) device(keys, path, port);
+  if (const toml::node* given = table.get("queues"); given != nullptr && port.is_xdp()) queues(*given, path + ".queues", port);
   if (const toml::node* given = table.get("egress")) egress(*given, path + ".egress", port);
   config_.ports.push_back(std::move(port));
 }
 
-// A port without a driver that can be told is taken for a netdev.
+// A port that names no driver is a netdev; of one that nobody knows, the keys are not known either.
 ConfigNode Reader::port_keys(const toml::table& table, const std::string& path, PortConfig& port) {
   const auto driver = table["driver"].value<std::string>();
   Schema schema = port_schema();
-  if (driver && std::ranges::find(later_drivers, *driver) != later_drivers.end()) {
-    port.driver = Driver::null;  // its keys are not known here
-    check_.note(position_of(*table.get("driver")), path + ".driver",
-                fmt::format("driver \"{}\" is not in this version; allowed: xdp, null", *driver));
+  schema.insert(schema.begin() + 1, driver_key(catalog_));
+  Schema of_device = device_schema();
+  const Schema* own = driver ? catalog_.driver(*driver) : nullptr;
+  if (own == nullptr && driver && *driver != "xdp") {
+    port.driver = *driver;
     return check_.node(table, schema, path, {.noted = keys_of(table)});
   }
-  schema.insert(schema.begin() + 1, driver_key());
-  Schema of_device = device_schema();
-  if (driver != "null") {
+  if (own == nullptr) {
     schema.insert(schema.end(), std::make_move_iterator(of_device.begin()), std::make_move_iterator(of_device.end()));
     return check_.node(table, schema, path, {.read = {"queues", "egress"}});
   }
-  port.driver = Driver::null;
+  port.driver = *driver;
+  schema.insert(schema.end(), own->begin(), own->end());
   std::vector<std::string> foreign{"queues"};
   for (const Key& key : of_device) foreign.push_back(key.name);
+  std::erase_if(foreign, [&](const std::string& key) { return std::ranges::find(*own, key, &Key::name) != own->end(); });
   for (const std::string& key : foreign)
     if (table.contains(key))
       check_.note(position_of(table.find(key)->first.source()), path + "." + key,
-                  fmt::format("driver \"null\" takes no {}; leave it out", key));
-  return check_.node(table, schema, path, {.read = {"egress"}, .noted = foreign});
+                  fmt::format("driver {} takes no {}; leave it out", quoted(port.driver), key));
+  const std::size_t problems = check_.noted();
+  port.keys = check_.node(table, schema, path, {.read = {"egress"}, .noted = foreign});
+  if (check_.noted() == problems)
+    if (const std::string what = catalog_.refuse_port(port.driver, port.keys); !what.empty()) check_.note(port.at, path, what);
+  return port.keys;
 }
 
 void Reader::pipeline_of(const ConfigNode& keys, const std::string& path, PortConfig& port) {
@@ -431,7 +450,8 @@ void Reader::foreign_step(const toml::table& table, const toml::node& object, co
   const Position at = position_of(object);
   port.egress.push_back({program, whole, keys, at});
   if (const std::string what = catalog_.refuse_object(whole, program, config_.frags); !what.empty()) check_.note(at, path, what);
-  if (port.driver != Driver::xdp) check_.note(at, path, "driver \"null\" has no device entry, which is where a foreign program runs");
+  if (!port.is_xdp())
+    check_.note(at, path, fmt::format("driver {} has no device entry, which is where a foreign program runs", quoted(port.driver)));
   if (port.placement == Placement::fused)
     check_.note(at, path, "a foreign program runs on the device entry alone; set placement = \"entry\", or \"auto\"");
 }

@@ -2,6 +2,7 @@
 // config: the configuration as passive data, and how it is read from a file.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -11,7 +12,6 @@
 
 namespace weir {
 
-enum class Driver { xdp, null };
 enum class Mode { automatic, native, generic };
 enum class ZeroCopy { automatic, on, off };
 // Where a port's egress chain runs in the kernel.
@@ -34,8 +34,9 @@ struct EgressConfig {
 
 struct PortConfig {
   std::string name;
+  std::string driver = "xdp";
   std::string device;  // driver xdp: the netdev; else empty
-  Driver driver = Driver::xdp;
+  ConfigNode keys;     // another driver's own
   Mode mode = Mode::automatic;
   ZeroCopy zero_copy = ZeroCopy::automatic;
   u32 queues = 0;                    // 0: all that the device has
@@ -44,6 +45,7 @@ struct PortConfig {
   Placement placement = Placement::automatic;
   std::optional<u32> key;  // in the devmap; none: the port's slot
   Position at;
+  [[nodiscard]] bool is_xdp() const noexcept { return driver == "xdp"; }
 };
 
 struct GroupConfig {
@@ -76,12 +78,13 @@ struct Config {
   std::string file;  // for messages
   std::string name;  // of the instance
   std::vector<PluginDir> plugin_dirs;
-  u32 workers = 0;                            // 0: one for each CPU, as far as there are receive queues
-  DevmapKind devmap = DevmapKind::automatic;  // array, unless a port's key is beyond one
-  bool frags = false;                         // kernel halves take frames in several buffers
-  u32 flows = 65536;                          // places of the flow cache, for IPv4 and again for IPv6: a power of two, or 0: none
-  u32 frame_size = 2048;                      // bytes
-  u32 frame_count = 16384;                    // frames in the shared umem
+  u32 workers = 0;                             // 0: one for each CPU, as far as there are receive queues
+  DevmapKind devmap = DevmapKind::automatic;   // array, unless a port's key is beyond one
+  bool frags = false;                          // kernel halves take frames in several buffers
+  u32 flows = 65536;                           // places of the flow cache, for IPv4 and again for IPv6: a power of two, or 0: none
+  u32 frame_size = 2048;                       // bytes
+  u32 frame_count = 16384;                     // frames in the shared umem
+  std::map<std::string, ConfigNode> settings;  // of drivers that have some, by the driver's name
   std::vector<PortConfig> ports;
   std::vector<GroupConfig> groups;
   std::vector<PipelineConfig> pipelines;

@@ -44,7 +44,7 @@ struct Key {
 
 using Schema = std::vector<Key>;
 
-// What the configuration may name: the stages' plugins and the egress programs, with their keys.
+// What the configuration may name: the stages' plugins, the egress programs and the drivers of ports, with their keys.
 class Catalog {
  public:
   virtual ~Catalog() = default;
@@ -59,6 +59,13 @@ class Catalog {
   [[nodiscard]] virtual std::vector<std::pair<std::size_t, std::string>> refuse_order(const std::vector<std::string>& programs) const = 0;
   [[nodiscard]] virtual std::vector<std::string> stages() const = 0;
   [[nodiscard]] virtual std::vector<std::string> egress_programs() const = 0;
+  // The keys of a port of a driver beside "xdp"; null: there is no such driver.
+  [[nodiscard]] virtual const Schema* driver(const std::string& name) const = 0;
+  // Of the driver's own table, [NAME]; empty: it has none.
+  [[nodiscard]] virtual const Schema& driver_settings(const std::string& name) const = 0;
+  // What is wrong with the keys of a port together; empty: nothing.
+  [[nodiscard]] virtual std::string refuse_port(const std::string& driver, const ConfigNode& keys) const = 0;
+  [[nodiscard]] virtual std::vector<std::string> drivers() const = 0;  // but "xdp"
 };
 
 }  // namespace weir

@@ -124,8 +124,7 @@ void Instance::retire(PortSlot slot, const EgressChain& chain) {
 Result<> Instance::expect_allowed(PortSlot slot, const std::vector<EgressConfig>& chain) const {
   if (!is_foreign(chain)) return {};
   const PortEntry& port = path_->ports[slot.value];
-  if (topology_->config().ports[slot.value].driver != Driver::xdp)
-    return invalid("port {} has no device entry for a foreign program", port.name);
+  if (!topology_->config().ports[slot.value].is_xdp()) return invalid("port {} has no device entry for a foreign program", port.name);
   if (port.fused)
     return invalid(
         "port {}: a foreign program runs on the device entry alone, and the port's chain is fused; start with placement = \"entry\"",

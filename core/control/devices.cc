@@ -78,7 +78,7 @@ Result<std::vector<Device>> look_at_devices(const Config& config) {
   bool invalid_file = false;
   for (u16 slot = 0; slot < config.ports.size(); ++slot) {
     const PortConfig& port = config.ports[slot];
-    if (port.driver != Driver::xdp) continue;
+    if (!port.is_xdp()) continue;
     Result<Netdev> netdev = look_at(port.device);
     if (!netdev) {
       report(problems, fmt::format("port {}: {}", port.name, netdev.error().what));

@@ -11,13 +11,19 @@
 #include "bpf/abi/link.h"
 #include "core/base/guard.hh"
 #include "core/pipeline/egress_config.hh"
-#include "core/port/null_port.hh"
+#include "core/port/driver.hh"
 #include "core/port/xdp_port.hh"
 
 namespace weir {
 namespace {
 
 constexpr u32 least_fill = 64;  // frames per queue for receiving: one burst
+
+bool is_silent(Port& port) {
+  for (u32 queue = 0; queue < port.queues(); ++queue)
+    if (!port.queue(queue).silent()) return false;
+  return true;
+}
 
 u32 action_of(Miss miss) noexcept { return miss == Miss::to_stack ? XDP_PASS : miss == Miss::aborted ? XDP_ABORTED : XDP_DROP; }
 
@@ -63,11 +69,8 @@ Instance::~Instance() {
 Result<> Instance::inspect() {
   devices_ = TRY(look_at_devices(topology_->config()));
   port_warnings_.resize(topology_->config().ports.size());
-  u32 queues = 0;
-  for (const Device& device : devices_) {
-    queues += device.queues;
-    port_warnings_[device.slot.value] = device.warnings;
-  }
+  for (const Device& device : devices_) port_warnings_[device.slot.value] = device.warnings;
+  const u32 queues = receive_queues();
   // A worker without a queue would only hold free frames.
   worker_count_ = std::min(static_cast<u32>(allowed_cpus().size()), std::max(queues, 1u));
   if (topology_->config().workers != 0) worker_count_ = topology_->config().workers;
@@ -77,10 +80,18 @@ Result<> Instance::inspect() {
   return {};
 }
 
-// Half of the frames wait for receiving; the others travel.
-u32 Instance::fill_per_queue() const noexcept {
+// Of all ports.
+u32 Instance::receive_queues() const {
   u32 queues = 0;
   for (const Device& device : devices_) queues += device.queues;
+  for (const PortConfig& port : topology_->config().ports)
+    if (const PortDriver* driver = registry_->port_driver(port.driver)) queues += driver->queues(port.keys);
+  return queues;
+}
+
+// Half of the frames wait for receiving; the others travel.
+u32 Instance::fill_per_queue() const {
+  const u32 queues = receive_queues();
   const u32 cached = std::min(topology_->config().frame_count, FrameCache::capacity * worker_count_);
   return std::min((topology_->config().frame_count - cached) / 2 / std::max(queues, 1u), XskSocket::ring_size);
 }
@@ -216,7 +227,8 @@ Result<> Instance::make_ports() {
       if (pipeline->name == config.ports[slot].pipeline) entry.pipeline = pipeline.get();
     auto device = std::ranges::find(devices_, PortSlot{slot}, &Device::slot);
     if (device == devices_.end()) {
-      entry.port = std::make_unique<NullPort>();
+      entry.port = TRY_WITHIN(fmt::format("port {}", entry.name), open_port(PortSlot{slot}));
+      entry.longest = entry.port->longest();
       plain_chains_[slot] = make_plain_chain(config.ports[slot].egress, topology_->egress_block(PortSlot{slot}));
       entry.egress = plain_chains_[slot].steps;
     } else {
@@ -230,6 +242,22 @@ Result<> Instance::make_ports() {
     path_->ports.push_back(std::move(entry));
   }
   return {};
+}
+
+Result<std::unique_ptr<Port>> Instance::open_port(PortSlot slot) const {
+  const Config& config = topology_->config();
+  const PortConfig& port = config.ports[slot.value];
+  const auto settings = config.settings.find(port.driver);
+  return guarded("open the port by driver " + port.driver, [&] {
+    return registry_->port_driver(port.driver)
+        ->open(port.keys, {.slot = slot,
+                           .name = port.name,
+                           .pool = *pool_,
+                           .fill = fill_per_queue(),
+                           .workers = worker_count_,
+                           .receives = !port.pipeline.empty(),
+                           .settings = settings == config.settings.end() ? nullptr : &settings->second});
+  });
 }
 
 Result<> Instance::make_kernel_port(const Device& device) {
@@ -355,6 +383,34 @@ std::vector<std::unique_ptr<Runner>> Instance::make_runners() {
   return runners;
 }
 
+bool Instance::finite() const {
+  bool any = false;
+  for (const PortEntry& entry : path_->ports) {
+    if (!entry.port->finite() && !is_silent(*entry.port)) return false;
+    any |= entry.port->finite();
+  }
+  return any;
+}
+
+bool Instance::done() {
+  for (const PortEntry& entry : path_->ports)
+    if (!is_silent(*entry.port)) return false;
+  bool held = false;
+  workers_->at_rest([&] {
+    for (const auto& runner : workers_->runners()) held |= runner->held() > 0;
+  });
+  return !held;
+}
+
+Result<> Instance::finish() {
+  workers_.reset();
+  Result<> first;
+  for (const PortEntry& entry : path_->ports)
+    if (Result<> finished = entry.port->finish(); !finished && first)
+      first = std::unexpected(std::move(finished).error().within("port " + entry.name));
+  return first;
+}
+
 void Instance::tick() {
   timespec now{};
   ::clock_gettime(CLOCK_MONOTONIC, &now);
@@ -471,6 +527,8 @@ void Instance::warn(std::string text) {
 std::vector<std::string> Instance::warnings() const {
   std::vector<std::string> all;
   for (const auto& of_port : port_warnings_) all.insert(all.end(), of_port.begin(), of_port.end());
+  for (const PortEntry& entry : path_->ports)
+    for (const std::string& warning : entry.port->warnings()) all.push_back(fmt::format("port {}: {}", entry.name, warning));
   for (std::string& of_group : group_warnings()) all.push_back(std::move(of_group));
   all.insert(all.end(), warnings_.begin(), warnings_.end());
   return all;

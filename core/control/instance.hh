@@ -64,6 +64,12 @@ class Instance {
   [[nodiscard]] std::vector<std::pair<int, Stage*>> watched() const;
   // The answer to a question of the control socket.
   Result<nlohmann::json> answer(const nlohmann::json& question);
+  // What comes in has an end: see Port::finite().
+  [[nodiscard]] bool finite() const;
+  // All of it has come in and has gone on, as far as the workers go.
+  bool done();
+  // Behind done(), or when the run is to end: workers stop, and ports write what they have not written yet.
+  Result<> finish();
   // What holds now, each with its remedy.
   [[nodiscard]] std::vector<std::string> warnings() const;
   [[nodiscard]] const std::string& name() const noexcept { return topology_->config().name; }
@@ -98,7 +104,9 @@ class Instance {
   [[nodiscard]] bool in_kernel(const Topology::StagePlan& stage) const;
   [[nodiscard]] KernelStage kernel_stage(const Topology::StagePlan& plan) const;
   [[nodiscard]] std::pair<u32, u32> way_to(const Topology::StagePlan* stage) const;  // enum weir_go and its argument
-  [[nodiscard]] u32 fill_per_queue() const noexcept;
+  [[nodiscard]] u32 receive_queues() const;
+  [[nodiscard]] u32 fill_per_queue() const;
+  [[nodiscard]] Result<std::unique_ptr<Port>> open_port(PortSlot slot) const;
   [[nodiscard]] std::string layout() const;
   std::vector<std::unique_ptr<Runner>> make_runners();
 

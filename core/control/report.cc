@@ -91,8 +91,9 @@ account Instance::user_account(const Moment& now, PortSlot slot) const {
 json Instance::port_report(const Moment& now, PortSlot slot) const {
   const PortConfig& config = topology_->config().ports[slot.value];
   const account kernel = kernel_account(now, slot), user = user_account(now, slot);
-  const bool xdp = config.driver == Driver::xdp;
-  json port{{"name", config.name}, {"driver", xdp ? "xdp" : "null"}, {"pipeline", config.pipeline}};
+  const bool xdp = config.is_xdp();
+  json port{{"name", config.name}, {"driver", config.driver}, {"pipeline", config.pipeline}};
+  for (const auto& [fact, value] : path_->ports[slot.value].port->facts()) port[fact] = value;
   if (auto at = std::ranges::find(kernel_ports_, slot, &KernelPort::slot); at != kernel_ports_.end()) {
     port["device"] = at->device;
     port["ifindex"] = at->ifindex.value;
@@ -148,7 +149,7 @@ json Instance::egress_report(const Moment& now, PortSlot slot) const {
                  {"frames", in_kernel + in_user}, {"drop", sum.kernel.verdict[WEIR_DROP] + sum.user.verdict[WEIR_DROP]},
                  {"kernel", in_kernel},           {"user", in_user},
                  {"counters", sum.counters}};
-    if (config.driver == Driver::xdp) program["prog_id"] = kernel_->chain(slot).programs[place].id;
+    if (config.is_xdp()) program["prog_id"] = kernel_->chain(slot).programs[place].id;
     if (path_->ports[slot.value].kernel_only && place + 1 == path_->ports[slot.value].egress.steps().size()) program["foreign"] = true;
     programs.push_back(std::move(program));
   }
@@ -202,7 +203,7 @@ Result<json> Instance::egress(std::optional<PortSlot> only) {
       EgressConfig step = chains_[slot][place];
       if (!step.object.empty()) step.object = std::filesystem::absolute(step.object);  // a command may run in another folder
       program["keys"] = keys_given(step);
-      program["placement"] = topology_->config().ports[slot].driver != Driver::xdp ? "user" : path_->ports[slot].fused ? "fused" : "entry";
+      program["placement"] = !topology_->config().ports[slot].is_xdp() ? "user" : path_->ports[slot].fused ? "fused" : "entry";
       report["egress"].push_back(std::move(program));
     }
   }
@@ -243,7 +244,7 @@ json Instance::account_report(const Moment& now, const json& drops) const {
   const u64 held = now.waiting + now.bursts;
   for (u16 slot = 0; slot < path_->ports.size(); ++slot) {
     const account kernel = kernel_account(now, PortSlot{slot}), user = user_account(now, PortSlot{slot});
-    in += topology_->config().ports[slot].driver == Driver::xdp ? kernel.frames : user.frames;
+    in += topology_->config().ports[slot].is_xdp() ? kernel.frames : user.frames;
     copies += kernel.counter[WEIR_PORT_COPIES] + user.counter[WEIR_PORT_COPIES];
     tx += kernel.tx + user.tx;
     to_stack += kernel.verdict[WEIR_TO_STACK] + user.verdict[WEIR_TO_STACK];

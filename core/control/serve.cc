@@ -31,6 +31,8 @@ Result<Fd> catch_stop_signals() {
 
 namespace {
 
+constexpr int end_interval_ms = 10;  // between two looks whether all has come in
+
 // Says each warning once for as long as it holds.
 class Warnings {
  public:
@@ -62,13 +64,14 @@ Result<> serve(Instance& instance, const Fd& stop) {
   std::vector<pollfd> wait{
       {stop.get(), POLLIN, 0}, {clock.get(), POLLIN, 0}, {socket.descriptor(), POLLIN, 0}, {links.descriptor(), POLLIN, 0}};
   const std::size_t own = wait.size();
+  const bool finite = instance.finite();
   while (true) {
     const std::vector<std::pair<int, Stage*>> watched = instance.watched();  // a reload may have brought others
     wait.resize(own);
     for (const auto& [fd, stage] : watched) wait.push_back({fd, POLLIN, 0});
-    if (::poll(wait.data(), wait.size(), instance.listens() ? NOTE_INTERVAL_MS : -1) < 0 && errno != EINTR)
-      return fail_errno(errno, "wait for events");
-    if (wait[0].revents != 0) return {};
+    const int most_ms = finite ? end_interval_ms : instance.listens() ? NOTE_INTERVAL_MS : -1;
+    if (::poll(wait.data(), wait.size(), most_ms) < 0 && errno != EINTR) return fail_errno(errno, "wait for events");
+    if (wait[0].revents != 0 || (finite && instance.done())) return instance.finish();
     instance.listen();
     if (u64 ticks = 0; wait[1].revents != 0 && ::read(clock.get(), &ticks, sizeof ticks) == sizeof ticks) instance.tick();
     if (wait[3].revents != 0) {

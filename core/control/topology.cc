@@ -22,6 +22,7 @@ std::vector<const char*> different_keys(const PortConfig& one, const PortConfig&
   compare("mode", one.mode == two.mode);
   compare("zero_copy", one.zero_copy == two.zero_copy);
   compare("queues", one.queues == two.queues);
+  compare("keys of the driver", one.driver != two.driver || one.keys.text() == two.keys.text());
   compare("pipeline", one.pipeline == two.pipeline);
   compare("placement", one.placement == two.placement);
   compare("key", one.key == two.key);
@@ -189,6 +190,8 @@ std::vector<std::string> Topology::differences(const Topology& other) const {
   compare(one.frags == two.frags, "weir.frags");
   compare(one.flows == two.flows, "weir.flows");
   compare(one.frame_size == two.frame_size && one.frame_count == two.frame_count, "frames");
+  for (const auto& [driver, keys] : one.settings)
+    compare(two.settings.contains(driver) && keys.text() == two.settings.at(driver).text(), driver);
   compare(one.ports.size() == two.ports.size(), "the number of ports");
   for (std::size_t i = 0; i < std::min(one.ports.size(), two.ports.size()); ++i)
     for (const char* key : different_keys(one.ports[i], two.ports[i])) compare(false, fmt::format("{} of port {}", key, one.ports[i].name));

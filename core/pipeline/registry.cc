@@ -15,6 +15,7 @@
 #include "core/pipeline/egress_config.hh"
 #include "core/pipeline/module_tag.hh"
 #include "core/pipeline/module_trial.hh"
+#include "core/port/null_port.hh"
 
 namespace weir {
 namespace {
@@ -32,7 +33,7 @@ Result<> expect_version(const std::string& file) {
   const std::string who = file + ": load plugin";
   const std::vector<u8> bytes = TRY(read_file(file));
   const std::string tag = TRY_WITHIN(who, module_tag(bytes));
-  if (tag.empty()) return fail("{}: it is not a weir plugin (it has no WEIR_PLUGIN or WEIR_EGRESS)", who);
+  if (tag.empty()) return fail("{}: it is not a weir plugin (it has no WEIR_PLUGIN, WEIR_EGRESS or WEIR_PORT_DRIVER)", who);
   if (tag != WEIR_PLUGIN_ABI) return fail("{}: it was built for {}, this is {}; build it again", who, tag, WEIR_PLUGIN_ABI);
   return {};
 }
@@ -45,6 +46,12 @@ std::vector<std::string> names_of(const Map& map) {
 }
 
 }  // namespace
+
+// With the drivers that are part of libweir.
+Registry::Registry() {
+  for (const PortDriver* driver : {&null_driver})
+    if (!add(*driver, "libweir")) broken("two port drivers of one name are linked in");
+}
 
 void Registry::Unload::operator()(void* handle) const noexcept { ::dlclose(handle); }
 
@@ -146,6 +153,7 @@ Result<> Registry::load_module(const std::string& file, const std::string& name)
   if (!handle) return fail("{}: load plugin: {}", file, ::dlerror());
   if (auto* plugin = symbol<const Plugin>(handle.get(), "weir_plugin")) TRY_VOID(add(*plugin, file));
   if (auto* egress = symbol<const EgressModule>(handle.get(), "weir_egress")) TRY_VOID(add(*egress, file));
+  if (auto* driver = symbol<const PortDriver>(handle.get(), "weir_driver")) TRY_VOID(add(*driver, file));
   handles_.push_back(std::move(handle));
   return {};
 }
@@ -177,6 +185,18 @@ Result<> Registry::add(const EgressModule& module, const std::string& file) {
   return {};
 }
 
+Result<> Registry::add(const PortDriver& driver, const std::string& file) {
+  if (driver.name == nullptr || driver.says == nullptr || driver.queues == nullptr || driver.open == nullptr)
+    return fail("{}: load port driver: its WEIR_PORT_DRIVER lacks .name, .says, .queues or .open", file);
+  for (const Key& key : driver.settings)
+    if (key.required) return fail("{}: load port driver {}: {} of its settings cannot be left out", file, driver.name, key.name);
+  if (std::string_view(driver.name) == "xdp") return fail("{}: load port driver: xdp is the name of libweir's own", file);
+  if (auto [at, fresh] = files_.emplace(std::string("driver ") + driver.name, file); !fresh)
+    return fail("two port drivers are named {}: {} and {}; remove one", driver.name, at->second, file);
+  drivers_.emplace(driver.name, &driver);
+  return {};
+}
+
 const Plugin* Registry::plugin(const std::string& name) const {
   auto at = plugins_.find(name);
   return at == plugins_.end() ? nullptr : at->second;
@@ -188,6 +208,13 @@ const EgressModule* Registry::egress_module(const std::string& name) const {
 }
 
 const std::string& Registry::file_of(const EgressModule& module) const { return files_.at(std::string("egress ") + module.host->name); }
+
+const PortDriver* Registry::port_driver(const std::string& name) const {
+  auto at = drivers_.find(name);
+  return at == drivers_.end() ? nullptr : at->second;
+}
+
+const std::string& Registry::file_of(const PortDriver& driver) const { return files_.at(std::string("driver ") + driver.name); }
 
 const Schema* Registry::stage(const std::string& name) const {
   const Plugin* found = plugin(name);
@@ -228,5 +255,19 @@ const Schema* Registry::egress(const std::string& name) const {
 
 std::vector<std::string> Registry::stages() const { return names_of(plugins_); }
 std::vector<std::string> Registry::egress_programs() const { return names_of(egress_); }
+
+const Schema* Registry::driver(const std::string& name) const {
+  const PortDriver* found = port_driver(name);
+  return found == nullptr ? nullptr : &found->keys;
+}
+
+const Schema& Registry::driver_settings(const std::string& name) const { return drivers_.at(name)->settings; }
+
+std::string Registry::refuse_port(const std::string& driver, const ConfigNode& keys) const {
+  const PortDriver& found = *drivers_.at(driver);
+  return found.refuse != nullptr ? found.refuse(keys) : "";
+}
+
+std::vector<std::string> Registry::drivers() const { return names_of(drivers_); }
 
 }  // namespace weir

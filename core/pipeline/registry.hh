@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// registry: the plugins and egress programs that are there, loaded from the folder of modules.
+// registry: the plugins, egress programs and port drivers that are there, loaded from the folder of modules.
 #pragma once
 
 #include <map>
@@ -9,11 +9,14 @@
 
 #include "core/config/schema.hh"
 #include "core/egress.hh"
+#include "core/port/driver.hh"
 
 namespace weir {
 
 class Registry final : public Catalog {
  public:
+  // Of what is part of libweir alone.
+  Registry();
   // Loads every module of the folder. A module that does not fit is an error that names it; so are two of one name.
   static Result<Registry> load(const std::string& folder);
   // The folder that belongs to this libweir: beside it in an installed tree or in a build tree. `before`: what is loaded already; of that,
@@ -28,9 +31,11 @@ class Registry final : public Catalog {
 
   [[nodiscard]] const Plugin* plugin(const std::string& name) const;
   [[nodiscard]] const EgressModule* egress_module(const std::string& name) const;
+  [[nodiscard]] const PortDriver* port_driver(const std::string& name) const;  // null: there is none, as of "xdp"
   // The file that it was loaded from, for messages.
   [[nodiscard]] const std::string& file_of(const Plugin& plugin) const { return files_.at(plugin.name); }
   [[nodiscard]] const std::string& file_of(const EgressModule& module) const;
+  [[nodiscard]] const std::string& file_of(const PortDriver& driver) const;
 
   [[nodiscard]] const Schema* stage(const std::string& plugin) const override;
   [[nodiscard]] const Schema* egress(const std::string& program) const override;
@@ -39,6 +44,10 @@ class Registry final : public Catalog {
   [[nodiscard]] std::vector<std::pair<std::size_t, std::string>> refuse_order(const std::vector<std::string>& programs) const override;
   [[nodiscard]] std::vector<std::string> stages() const override;
   [[nodiscard]] std::vector<std::string> egress_programs() const override;
+  [[nodiscard]] const Schema* driver(const std::string& name) const override;
+  [[nodiscard]] const Schema& driver_settings(const std::string& name) const override;
+  [[nodiscard]] std::string refuse_port(const std::string& driver, const ConfigNode& keys) const override;
+  [[nodiscard]] std::vector<std::string> drivers() const override;
 
  private:
   struct Unload {
@@ -70,9 +79,11 @@ class Registry final : public Catalog {
   Result<> load_module(const std::string& file, const std::string& name);
   Result<> add(const Plugin& plugin, const std::string& file);
   Result<> add(const EgressModule& module, const std::string& file);
+  Result<> add(const PortDriver& driver, const std::string& file);
   std::vector<std::unique_ptr<void, Unload>> handles_;  // first in, last out: what they define is used below
   std::map<std::string, const Plugin*> plugins_;
   std::map<std::string, EgressEntry> egress_;
+  std::map<std::string, const PortDriver*> drivers_;
   std::map<std::string, std::string> files_;  // by name, for messages
   std::set<std::string> loaded_;              // files, without links
   std::vector<Folder> folders_;

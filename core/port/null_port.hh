@@ -2,7 +2,7 @@
 // null_port: nothing comes in, and what goes out is released. For measuring and for pipelines that end here.
 #pragma once
 
-#include "core/port/port.hh"
+#include "core/port/driver.hh"
 
 namespace weir {
 
@@ -24,6 +24,13 @@ class NullPort final : public Port {
     [[nodiscard]] bool silent() const noexcept override { return true; }
   };
   Lane lane_;
+};
+
+inline const PortDriver null_driver{
+    .name = "null",
+    .says = "receives nothing and releases what it sends",
+    .queues = [](const ConfigNode&) -> u32 { return 0; },
+    .open = [](const ConfigNode&, const PortContext&) -> Result<std::unique_ptr<Port>> { return std::make_unique<NullPort>(); },
 };
 
 }  // namespace weir

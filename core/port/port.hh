@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/base/result.hh"
 #include "core/base/spin_lock.hh"
 #include "core/frame/pool.hh"
 
@@ -30,16 +31,27 @@ class Queue {
   [[nodiscard]] virtual u32 held() const noexcept = 0;
   // Those of them that receive() would give.
   [[nodiscard]] virtual u32 waiting() const noexcept { return 0; }
-  // Readable when receive() would find something; -1: always worth polling.
+  // Readable when receive() would find something; -1: none tells, so that who owns the lane does not sleep.
   [[nodiscard]] virtual int descriptor() const noexcept { return -1; }
-  // Nothing will ever come in.
+  // Nothing will come in any more.
   [[nodiscard]] virtual bool silent() const noexcept { return false; }
   [[nodiscard]] SpinLock& tx_lock() noexcept { return tx_lock_; }
   // Frames that it has taken and that the device then did not, since the last call. Under tx_lock().
   u32 take_refused() noexcept { return std::exchange(refused_, 0); }
 
+  // Frames that came in and that receive() could not give.
+  struct Unread {
+    u32 too_long = 0;  // for the memory of a frame
+    u32 no_frame = 0;  // none was free
+    u64 bytes = 0;     // of both
+    explicit operator bool() const noexcept { return too_long + no_frame != 0; }
+  };
+  // Those since the last call. By the owner of the lane.
+  Unread take_unread() noexcept { return std::exchange(unread_, {}); }
+
  protected:
   u32 refused_ = 0;
+  Unread unread_;
 
  private:
   SpinLock tx_lock_;
@@ -50,6 +62,17 @@ class Port {
   virtual ~Port() = default;
   [[nodiscard]] virtual u32 queues() const noexcept = 0;
   [[nodiscard]] virtual Queue& queue(u32 index) noexcept = 0;
+
+  // Bytes of the longest frame that it takes.
+  [[nodiscard]] virtual u32 longest() const noexcept { return ~0u; }
+  // What of its keys came true, for `weir stats`: names and values.
+  [[nodiscard]] virtual std::vector<std::pair<std::string, std::string>> facts() const { return {}; }
+  // What stands in its way now, each with its remedy, as long as it holds. On the control side, beside the workers.
+  [[nodiscard]] virtual std::vector<std::string> warnings() const { return {}; }
+  // What comes in has an end, such as that of a file. The run ends when all of its ports that receive have come to theirs.
+  [[nodiscard]] virtual bool finite() const noexcept { return false; }
+  // At the end of a run, when no worker is there any more: writes what has not been written yet. Once.
+  virtual Result<> finish() { return {}; }
 };
 
 }  // namespace weir

@@ -27,6 +27,7 @@ u32 Runner::poll() noexcept {
   for (const Lane& lane : lanes_) {
     burst_.clear();
     const u32 got = lane.queue->receive(burst_, cache_);
+    if (const Queue::Unread unread = lane.queue->take_unread()) count(unread, of(lane.port));
     if (got == 0) continue;
     total += got;
     account& port = of(lane.port);
@@ -37,6 +38,15 @@ u32 Runner::poll() noexcept {
   flush();
   reclaim();
   return total;
+}
+
+void Runner::count(const Queue::Unread& unread, account& port) noexcept {
+  const u32 frames = unread.too_long + unread.no_frame;
+  port.frames += frames;
+  port.bytes += unread.bytes;
+  port.verdict[WEIR_DROP] += frames;
+  port.drop[WEIR_DROP_TOO_LONG] += unread.too_long;
+  port.drop[WEIR_DROP_NO_FRAME] += unread.no_frame;
 }
 
 // Frames that the kernel punted at different stages are run in parts, in their order.

@@ -42,6 +42,7 @@ class Runner {
     std::array<Frame, Burst::capacity> frames;
   };
   void run_from(const Pipeline* pipeline, u32 stage, Burst& burst) noexcept;
+  static void count(const Queue::Unread& unread, account& port) noexcept;
   void settle(Burst& burst, account& stage) noexcept;
   void miss(const Frame& frame) noexcept;
   weir_verdict emit(const Frame* frames, u32 number, PortSlot port) noexcept;  // what becomes of them

@@ -10,6 +10,7 @@
 #include <sched.h>
 #include <sys/eventfd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 
@@ -53,6 +54,12 @@ struct Loop {
   Fd wake;
   std::vector<pollfd> sleepers;  // `wake` and the lanes' descriptors
 };
+
+// Nothing would wake it.
+bool must_spin(const Loop& loop) noexcept {
+  return std::ranges::any_of(loop.runner->lanes(),
+                             [](const Runner::Lane& lane) { return lane.queue->descriptor() < 0 && !lane.queue->silent(); });
+}
 
 void list_sleepers(Loop& loop) {
   loop.sleepers = {{loop.wake.get(), POLLIN, 0}};
@@ -101,7 +108,7 @@ void Workers::Impl::work(Loop& loop) noexcept {
   while (!stopping.load(std::memory_order_relaxed)) {
     if (halt.load(std::memory_order_acquire)) rest();
     if (loop.runner->poll() > 0) idle = 0;
-    else if (++idle > patience) sleep(loop);
+    else if (++idle > patience && !must_spin(loop)) sleep(loop);
   }
 }
 

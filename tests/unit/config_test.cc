@@ -18,7 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Two plugins and three egress programs; the keys of "everything" are of every type.
+// Two plugins, three egress programs and three drivers of ports; the keys of "everything" are of every type.
 class FakeCatalog final : public Catalog {
  public:
   [[nodiscard]] const Schema* stage(const std::string& plugin) const override { return find(stages_, plugin); }
@@ -34,6 +34,15 @@ class FakeCatalog final : public Catalog {
   }
   [[nodiscard]] std::vector<std::string> stages() const override { return names(stages_); }
   [[nodiscard]] std::vector<std::string> egress_programs() const override { return names(egress_); }
+  [[nodiscard]] const Schema* driver(const std::string& name) const override { return find(drivers_, name); }
+  [[nodiscard]] const Schema& driver_settings(const std::string& name) const override {
+    static const Schema none, of_dpdk{Key::list("eal", Key::string(""), 0, 8).otherwise("[]")};
+    return name == "dpdk" ? of_dpdk : none;
+  }
+  [[nodiscard]] std::string refuse_port(const std::string& driver, const ConfigNode& keys) const override {
+    return driver == "pcap" && !keys.has("read") && !keys.has("write") ? "neither reads nor writes" : "";
+  }
+  [[nodiscard]] std::vector<std::string> drivers() const override { return names(drivers_); }
 
  private:
   using Schemas = std::map<std::string, Schema>;
@@ -63,6 +72,9 @@ class FakeCatalog final : public Catalog {
       {"nothing", {}}};
   const Schemas egress_{
       {"count", {}}, {"mac_rewrite", {Key::station("src").optional(), Key::mac("dst")}}, {"vlan_push", {Key::integer("vid", 1, 4094)}}};
+  const Schemas drivers_{{"dpdk", {Key::string("device"), Key::integer("queues", 1, 64).otherwise("1")}},
+                         {"null", {}},
+                         {"pcap", {Key::string("read").optional(), Key::string("write").optional()}}};
   // Not among egress_programs(), which the errors of wrong names list.
   const Schema typed_{
       Key::string("kind", {"round", "square"}).optional(),
@@ -147,7 +159,7 @@ TEST(Config, defaults_fill_what_is_left_out) {
   const PortConfig& port = config.ports[0];
   EXPECT_EQ(port.name, "wan");
   EXPECT_EQ(port.device, "eth0");
-  EXPECT_EQ(port.driver, Driver::xdp);
+  EXPECT_TRUE(port.is_xdp());
   EXPECT_EQ(port.mode, Mode::automatic);
   EXPECT_EQ(port.zero_copy, ZeroCopy::automatic);
   EXPECT_EQ(port.queues, 0u);
@@ -173,7 +185,7 @@ TEST(Config, every_key_reaches_its_place) {
   EXPECT_EQ(config.ports[1].mode, Mode::generic);
   EXPECT_EQ(config.ports[1].zero_copy, ZeroCopy::on);
   EXPECT_EQ(config.ports[1].queues, 0u);
-  EXPECT_EQ(config.ports[2].driver, Driver::null);
+  EXPECT_EQ(config.ports[2].driver, "null");
   EXPECT_EQ(config.ports[2].device, "");
   ASSERT_EQ(config.groups.size(), 1u);
   EXPECT_EQ(config.groups[0].name, "all");
