@@ -50,6 +50,9 @@ Schema port_schema() {
           Key::string("pipeline").optional().as("left out: frames only leave here; what comes in goes to the host stack")};
 }
 
+// Drivers that not every weir has.
+const std::vector<std::string> of_modules{"dpdk", "pcap", "tap"};
+
 Key driver_key(const Catalog& catalog) {
   std::vector<std::string> drivers = catalog.drivers();
   drivers.insert(drivers.begin(), "xdp");
@@ -315,16 +318,20 @@ void Reader::port(const toml::table& table, const std::string& path) {
   config_.ports.push_back(std::move(port));
 }
 
-// A port that names no driver is a netdev; of one that nobody knows, the keys are not known either.
+// A port without a driver that can be told is taken for a netdev.
 ConfigNode Reader::port_keys(const toml::table& table, const std::string& path, PortConfig& port) {
   const auto driver = table["driver"].value<std::string>();
   Schema schema = port_schema();
   schema.insert(schema.begin() + 1, driver_key(catalog_));
   Schema of_device = device_schema();
   const Schema* own = driver ? catalog_.driver(*driver) : nullptr;
-  if (own == nullptr && driver && *driver != "xdp") {
-    port.driver = *driver;
-    return check_.node(table, schema, path, {.noted = keys_of(table)});
+  if (own == nullptr && driver && std::ranges::find(of_modules, *driver) != of_modules.end()) {
+    port.driver = *driver;  // its keys are not known here
+    std::vector<std::string> noted = keys_of(table);
+    check_.note(position_of(*table.get("driver")), path + ".driver",
+                fmt::format("driver {} is not there: this weir was built without it; there are: xdp, {}", quoted(*driver),
+                            fmt::join(catalog_.drivers(), ", ")));
+    return check_.node(table, port_schema(), path, {.noted = std::move(noted)});
   }
   if (own == nullptr) {
     schema.insert(schema.end(), std::make_move_iterator(of_device.begin()), std::make_move_iterator(of_device.end()));
