@@ -29,6 +29,8 @@ SANITIZED = ["unit", "bpf", "netns"]
 # The first finding ends a program, so that its test fails.
 SANITIZERS = {"ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
 PYTHON = "/usr/bin/python3"  # the distribution's, which has the distribution's pytest and scapy
+# Tests of laboratories wait most of their time, and have namespaces of their own: so many of them run beside each other.
+BESIDE = {"netns": 3}
 
 
 def programs(build):
@@ -41,7 +43,12 @@ def commands(suite, build, report):
         chosen = "Kernel*" if suite == "bpf" else "-Kernel*"
         return [[program, f"--gtest_filter={chosen}", f"--gtest_output=xml:{report}.{number}.xml", "--gtest_brief=1"]
                 for number, program in enumerate(programs(build))]
-    return [[PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={report}.xml", ROOT / "tests" / suite]]
+    beside = ["-n", BESIDE[suite]] if suite in BESIDE and has("xdist") else []
+    return [[PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", *beside, f"--junit-xml={report}.xml", ROOT / "tests" / suite]]
+
+
+def has(module):
+    return subprocess.run([PYTHON, "-c", f"import {module}"], capture_output=True, check=False).returncode == 0
 
 
 def read(file):
