@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// module: a plugin or an egress program as a module of its own, good or bad as its defines say.
+// module: a plugin, an egress program or a port driver as a module of its own, good or bad as its defines say.
 #if defined(TEST_ABI)
 
 #include <cstdlib>
@@ -9,6 +9,28 @@ const char weir_plugin_abi[] = TEST_ABI;
 
 // What it expects may be anything: none of it is to run.
 [[maybe_unused]] const int never = (std::abort(), 0);
+
+#elif defined(TEST_DRIVER)
+
+#include "core/driver.hh"
+
+namespace {
+
+using namespace weir;
+
+[[maybe_unused]] u32 no_queues(const ConfigNode&) { return 0; }
+[[maybe_unused]] Result<std::unique_ptr<Port> > no_port(const ConfigNode&, const PortContext&) { return fail("it is of no use"); }
+
+}  // namespace
+
+#ifdef TEST_NOTHING
+WEIR_PORT_DRIVER(.name = TEST_DRIVER, .says = "nothing", .queues = no_queues)
+#else
+WEIR_PORT_DRIVER(
+        .name = TEST_DRIVER, .says = "nothing", .keys = {Key::integer("depth", 1, 9)}, .settings = {TEST_SETTING},
+        .refuse = [](const ConfigNode& keys) -> std::string { return keys.integer("depth") == 7 ? "7 is too deep" : ""; },
+        .queues = no_queues, .open = no_port)
+#endif
 
 #elif defined(TEST_PLUGIN) || defined(TEST_EGRESS)
 

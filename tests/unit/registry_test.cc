@@ -21,6 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::ElementsAre;
+using testing::IsEmpty;
 using testing::HasSubstr;
 using testing::IsSupersetOf;
 
@@ -245,7 +246,8 @@ TEST(Registry, refuses_a_module_of_another_version_and_names_both) {
 }
 
 TEST(Registry, refuses_two_modules_of_one_name_and_names_both_files) {
-  for (const auto& [module, twin] : {std::pair("plugin", "plugin_twin"), std::pair("egress", "egress_twin")}) {
+  for (const auto& [module, twin] :
+       {std::pair("plugin", "plugin_twin"), std::pair("egress", "egress_twin"), std::pair("driver", "driver_twin")}) {
     Folder folder;
     const std::string first = folder.add(module, "a.so"), second = folder.add(twin, "b.so");
     const std::string why = folder.refusal();
@@ -271,6 +273,41 @@ TEST(Registry, refuses_a_plugin_that_does_not_say_what_it_is) {
   Folder folder;
   const std::string file = folder.add("plugin_nothing", "nothing.so");
   EXPECT_THAT(folder.refusal(), HasSubstr(file + ": load plugin: its WEIR_PLUGIN lacks"));
+}
+
+TEST(Registry, refuses_a_driver_that_lacks_something_or_demands_settings_or_is_called_xdp) {
+  for (const auto& [module, why] :
+       {std::pair("driver_nothing", ": load port driver: its WEIR_PORT_DRIVER lacks .name, .says, .queues or .open"),
+        std::pair("driver_demands", ": load port driver demands: deep of its settings cannot be left out"),
+        std::pair("driver_xdp", ": load port driver: xdp is the name of libweir's own")}) {
+    Folder folder;
+    const std::string file = folder.add(module, "driver.so");
+    EXPECT_EQ(folder.refusal(), file + why);
+  }
+}
+
+// The keys of a module's driver are checked as those of libweir's own, and what it says of them together has the port's place.
+TEST(Registry, checks_ports_by_what_a_driver_of_a_module_declares) {
+  Folder folder;
+  folder.add("driver", "driver.so");
+  const Result<Registry> registry = folder.load();
+  ASSERT_TRUE(registry);
+  EXPECT_THAT(registry->drivers(), ElementsAre("module", "null"));
+  const auto problems = [&](const std::string& text) {
+    std::vector<std::string> found;
+    if (const auto config = parse_config(text, "f", *registry); !config)
+      for (const Problem& problem : config.error()) found.push_back(problem.text());
+    return found;
+  };
+  const std::string port = "[[port]]\nname = \"p\"\ndriver = \"module\"\n";
+  EXPECT_THAT(problems(port + "depth = 3\n[module]\ndeep = true\n"), IsEmpty());
+  EXPECT_THAT(problems(port), ElementsAre("f:1:1: port[0].depth: is missing"));
+  EXPECT_THAT(problems(port + "depth = 7\n"), ElementsAre("f:1:1: port[0]: 7 is too deep"));
+  EXPECT_THAT(problems(port + "depth = 3\n[module]\ndeep = 3\n"), ElementsAre("f:6:8: module.deep: is 3, must be true or false"));
+  const auto config = parse_config(port + "depth = 3\n[module]\ndeep = true\n", "f", *registry);
+  ASSERT_TRUE(config);
+  EXPECT_EQ(config->ports.at(0).keys.integer("depth"), 3);
+  EXPECT_TRUE(config->settings.at("module").boolean("deep"));
 }
 
 TEST(Registry, adds_the_modules_of_further_folders) {
