@@ -38,6 +38,7 @@ Schema weir_schema() {
           Key::list("plugin_dirs", Key::string(""), 1, most_plugin_dirs)
               .optional()
               .as("folders of plugin modules, relative to this file, beside those that came with weir"),
+          Key::string("idle", {"sleep", "spin"}).otherwise("\"sleep\"").as("what workers do without frames"),
           Key::integer("workers", 0, 64).otherwise("0").as("poll loops; 0: one for each CPU, as far as there are receive queues")};
 }
 
@@ -65,6 +66,9 @@ Schema device_schema() {
           Key::string("mode", {"auto", "native", "generic"}).otherwise("\"auto\""),
           Key::string("attach", {"exclusive"}).otherwise("\"exclusive\""),
           Key::string("zero_copy", {"auto", "on", "off"}).otherwise("\"auto\""),
+          Key::integer("busy_poll", 0, 1024)
+              .otherwise("0")
+              .as("frames that workers have the driver take at most at once, instead of interrupts; 0: interrupts"),
           Key::integer("key", 0, 0xfffffffe).optional().as("of the device entry; left out: the port's place in the file, from 0"),
           Key::string("placement", {"auto", "entry", "fused"}).otherwise("\"auto\"").as("where the egress chain runs in the kernel")};
 }
@@ -283,6 +287,7 @@ void Reader::settings() {
   for (std::size_t i = 0; const ConfigValue& folder : weir.list("plugin_dirs"))
     if (const std::string path = fmt::format("weir.plugin_dirs[{}]", i++); std::get<std::string>(folder.value).empty())
       check_.note(folder.at, path, "is \"\", must be the name of a folder");
+  if (weir.has("idle")) config_.spin = weir.string("idle") == "spin";
   if (weir.has("workers")) config_.workers = static_cast<u32>(weir.integer("workers"));
   if (frames.has("count")) config_.frame_count = static_cast<u32>(frames.integer("count"));
   const toml::node* size = table.get("size");
@@ -369,6 +374,7 @@ void Reader::device(const ConfigNode& keys, const std::string& path, PortConfig&
   if (keys.has("placement"))
     port.placement = choice<Placement>(keys.string("placement"),
                                        {{"auto", Placement::automatic}, {"entry", Placement::entry}, {"fused", Placement::fused}});
+  if (keys.has("busy_poll")) port.busy_poll = static_cast<u32>(keys.integer("busy_poll"));
   if (keys.has("key")) port.key = static_cast<u32>(keys.integer("key"));
   if (!keys.has("device")) return;
   port.device = keys.string("device");

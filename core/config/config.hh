@@ -40,6 +40,7 @@ struct PortConfig {
   Mode mode = Mode::automatic;
   ZeroCopy zero_copy = ZeroCopy::automatic;
   u32 queues = 0;                    // 0: all that the device has
+  u32 busy_poll = 0;                 // frames that a poll of the driver takes at most, instead of interrupts; 0: interrupts
   std::string pipeline;              // empty: frames only leave here; what comes in goes to the host stack
   std::vector<EgressConfig> egress;  // the chain, in order
   Placement placement = Placement::automatic;
@@ -78,6 +79,7 @@ struct Config {
   std::string file;  // for messages
   std::string name;  // of the instance
   std::vector<PluginDir> plugin_dirs;
+  bool spin = false;                           // workers without frames do not sleep
   u32 workers = 0;                             // 0: one for each CPU, as far as there are receive queues
   DevmapKind devmap = DevmapKind::automatic;   // array, unless a port's key is beyond one
   bool frags = false;                          // kernel halves take frames in several buffers

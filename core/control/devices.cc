@@ -36,11 +36,9 @@ std::string queue_problem(const PortConfig& port, const Netdev& netdev) {
   if (wanted > KernelSide::max_queues)
     return fmt::format("port {}: device {} has {} queues, weir serves at most {}: ethtool -L {} combined {}", port.name, netdev.name,
                        netdev.queues, KernelSide::max_queues, netdev.name, KernelSide::max_queues);
-  if (wanted == netdev.queues) return "";
-  const bool can = wanted <= netdev.max_queues;
-  return fmt::format("port {}: queues = {}, but device {} has {}: frames of a queue without a socket would be lost; set queues = \"all\"{}",
-                     port.name, wanted, netdev.name, netdev.queues,
-                     can ? fmt::format(", or: ethtool -L {} combined {}", netdev.name, wanted) : "");
+  if (wanted <= netdev.max_queues) return "";
+  return fmt::format("port {}: queues = {}, but device {} can have {} at most; set queues = {}, or \"all\"", port.name, wanted, netdev.name,
+                     netdev.max_queues, netdev.max_queues);
 }
 
 std::string in_netns(const VethPeer& peer) { return peer.netns.empty() ? "" : fmt::format("ip netns exec {} ", peer.netns); }
@@ -92,7 +90,8 @@ Result<std::vector<Device>> look_at_devices(const Config& config) {
     for (const std::string& problem : {config.frags ? "" : mtu_problem(port, *netdev, config.frame_size), queue_problem(port, *netdev)})
       if (!problem.empty()) report(problems, problem);
     const VethPeer peer = veth_peer(*netdev);
-    devices.push_back({PortSlot{slot}, *netdev, netdev->queues, peer.state != VethPeer::State::missing, warnings_of(port, *netdev, peer)});
+    devices.push_back({PortSlot{slot}, *netdev, port.queues == 0 ? netdev->queues : port.queues, peer.state != VethPeer::State::missing,
+                       warnings_of(port, *netdev, peer)});
   }
   if (!problems.empty()) return std::unexpected(Error{invalid_file ? Failure::invalid : Failure::failed, std::move(problems)});
   return devices;

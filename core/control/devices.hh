@@ -14,7 +14,7 @@ namespace weir {
 struct Device {
   PortSlot slot;
   Netdev netdev;
-  u32 queues;                         // sockets to bind
+  u32 queues;                         // sockets to bind: those that it has, or is to have
   bool redirectable;                  // false: it would lose what is redirected to it
   std::vector<std::string> warnings;  // see warnings_of()
 };

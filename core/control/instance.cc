@@ -62,11 +62,13 @@ Instance::~Instance() {
     kernel_->detach();
     forget_layout(name());
   }
+  if (kernel_ && ran_ && options_.keep && borrowed_) borrowed_->leave();
   stack_.reset();
   path_.reset();  // the sockets close behind the programs that would send to them
 }
 
 Result<> Instance::inspect() {
+  borrowed_.emplace(TRY(Borrowed::open(name())));
   devices_ = TRY(look_at_devices(topology_->config()));
   port_warnings_.resize(topology_->config().ports.size());
   for (const Device& device : devices_) port_warnings_[device.slot.value] = device.warnings;
@@ -327,12 +329,28 @@ Result<> Instance::make_groups() {
   return {};
 }
 
+XskOptions Instance::xsk_options(const PortConfig& port) const {
+  return {.zero_copy = port.mode == Mode::generic ? ZeroCopy::off : port.zero_copy, .fill = fill_per_queue(), .busy_poll = port.busy_poll};
+}
+
+// What a port wants of its device beyond what it has.
+Result<> Instance::borrow(const KernelPort& port, const PortConfig& config) {
+  if (config.queues != 0) TRY_VOID(borrowed_->set(port.device, Borrowed::What::queues, config.queues));
+  if (config.busy_poll == 0) return {};
+  // Interrupts stay away while someone polls, and come back when nobody has for that long (Documentation/networking/napi.rst).
+  constexpr u64 turns = 2, until_ns = 200'000;
+  for (const auto& [what, value] : {std::pair(Borrowed::What::defer_hard_irqs, turns), {Borrowed::What::gro_flush_timeout, until_ns}})
+    if (const Result<> set = borrowed_->set(port.device, what, value); !set)
+      warn(fmt::format("port {}: {}; interrupts go on beside busy polling", port.name, set.error().what));
+  return {};
+}
+
 Result<> Instance::open_sockets() {
   for (const KernelPort& port : kernel_ports_) {
     const PortConfig& config = topology_->config().ports[port.slot.value];
-    const ZeroCopy zero_copy = config.mode == Mode::generic ? ZeroCopy::off : config.zero_copy;
+    TRY_WITHIN_VOID(fmt::format("port {}", port.name), borrow(port, config));
     auto made = TRY_WITHIN(fmt::format("port {}, device {}", port.name, port.device),
-                           XdpPort::open(*umem_, port.device, port.queues, port.slot, zero_copy, fill_per_queue()));
+                           XdpPort::open(*umem_, port.device, port.queues, port.slot, xsk_options(config)));
     for (u32 queue = 0; queue < port.queues; ++queue) TRY_VOID(kernel_->set_socket(port, QueueId{queue}, made->descriptor(queue)));
     path_->ports[port.slot.value].port = std::move(made);
   }
@@ -348,7 +366,7 @@ Result<> Instance::go() {
     path_->stack = stack_.get();
     TRY_VOID(prepare_layout(name(), layout()));
   }
-  workers_ = TRY(Workers::start(make_runners(), allowed_cpus()));
+  workers_ = TRY(Workers::start(make_runners(), allowed_cpus(), topology_->config().spin));
   if (kernel_) {
     TRY_VOID(kernel_->attach(kernel_ports_));
     TRY_VOID(kernel_->prepare_pins(stack_->memories()));
@@ -360,6 +378,7 @@ Result<> Instance::go() {
     for (const KernelPort& port : kernel_ports_) marks[port.slot.value] = port.mode == Mode::generic ? kernel_->mark() : 0;
     stack_->start(marks);
   }
+  if (Result<> settled = borrowed_->settle(); !settled) warn(settled.error().what);
   ran_ = true;
   for (const KernelPort& port : kernel_ports_)
     if (port.mode == Mode::generic && (!port.takes_redirects || topology_->config().ports[port.slot.value].mode == Mode::automatic))
@@ -477,12 +496,13 @@ Result<> Instance::follow(KernelPort& port, const Netdev& netdev) {
   if (netdev.queues > KernelSide::max_queues)
     return fail("it has {} queues, weir serves at most {}", netdev.queues, KernelSide::max_queues);
   TRY_VOID(XdpLink::expect_free(netdev.ifindex));
+  TRY_VOID(borrow(port, config));
+  const u32 queues = config.queues != 0 ? config.queues : netdev.queues;
   auto umem = TRY(Umem::create(*pool_));
-  const ZeroCopy zero_copy = config.mode == Mode::generic ? ZeroCopy::off : config.zero_copy;
-  auto made = TRY(XdpPort::open(*umem, port.device, netdev.queues, port.slot, zero_copy, fill_per_queue()));
+  auto made = TRY(XdpPort::open(*umem, port.device, queues, port.slot, xsk_options(config)));
   const KernelPort before = port;
   port.ifindex = netdev.ifindex;
-  port.queues = netdev.queues;
+  port.queues = queues;
   port.mac = netdev.mac;
   port.mtu = netdev.mtu;
   port.scatters = netdev.driver == "veth";

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "core/control/borrowed.hh"
 #include "core/control/devices.hh"
 #include "core/control/run_folder.hh"
 #include "core/control/topology.hh"
@@ -22,6 +23,7 @@
 namespace weir {
 
 class Umem;
+struct XskOptions;
 
 // The tables of a user half whose kernel half does not run.
 class PlainMemory final : public StageMemory {
@@ -108,6 +110,8 @@ class Instance {
   [[nodiscard]] u32 fill_per_queue() const;
   [[nodiscard]] Result<std::unique_ptr<Port>> open_port(PortSlot slot) const;
   [[nodiscard]] std::string layout() const;
+  [[nodiscard]] XskOptions xsk_options(const PortConfig& port) const;
+  Result<> borrow(const KernelPort& port, const PortConfig& config);
   std::vector<std::unique_ptr<Runner>> make_runners();
 
   // change.cc
@@ -217,6 +221,7 @@ class Instance {
   std::vector<std::unique_ptr<Topology>> reloaded_;    // whose stages run
   Options options_;
   InstanceLock lock_;
+  std::optional<Borrowed> borrowed_;                     // of the devices
   std::vector<std::string> warnings_;                    // of the instance
   std::vector<std::vector<std::string>> port_warnings_;  // by slot; they come and go with the state of the device
   std::vector<Device> devices_;

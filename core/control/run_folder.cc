@@ -42,6 +42,8 @@ bool runs(const std::string& instance) {
 
 std::string socket_path(const std::string& instance) { return folder / (instance + ".sock"); }
 
+std::string loans_path(const std::string& instance) { return folder / (instance + ".borrowed"); }
+
 std::vector<std::string> instances() {
   std::vector<std::string> names;
   std::error_code error;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// run_folder: what is in /run/weir, one lock, one control socket and one note on the layout of its pins for each instance.
+// run_folder: what is in /run/weir, one lock, one control socket and notes on the layout of its pins and on changed settings for each
+// instance.
 #pragma once
 
 #include <string>
@@ -11,6 +12,8 @@
 namespace weir {
 
 std::string socket_path(const std::string& instance);
+// See Borrowed.
+std::string loans_path(const std::string& instance);
 // Names of instances that have a control socket, sorted.
 std::vector<std::string> instances();
 

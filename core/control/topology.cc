@@ -22,6 +22,7 @@ std::vector<const char*> different_keys(const PortConfig& one, const PortConfig&
   compare("mode", one.mode == two.mode);
   compare("zero_copy", one.zero_copy == two.zero_copy);
   compare("queues", one.queues == two.queues);
+  compare("busy_poll", one.busy_poll == two.busy_poll);
   compare("keys of the driver", one.driver != two.driver || one.keys.text() == two.keys.text());
   compare("pipeline", one.pipeline == two.pipeline);
   compare("placement", one.placement == two.placement);
@@ -186,6 +187,7 @@ std::vector<std::string> Topology::differences(const Topology& other) const {
   const Config &one = config_, &two = other.config_;
   compare(one.name == two.name, "weir.name");
   compare(one.workers == two.workers, "weir.workers");
+  compare(one.spin == two.spin, "weir.idle");
   compare(one.devmap == two.devmap, "weir.devmap");
   compare(one.frags == two.frags, "weir.frags");
   compare(one.flows == two.flows, "weir.flows");

@@ -213,6 +213,22 @@ Result<Netdev> look_at(const std::string& device) {
   return found;
 }
 
+Result<> set_queues(const std::string& device, u32 queues) {
+  const Asker asker;
+  const std::string what = fmt::format("give device {} {} queues", device, queues);
+  ethtool_channels channels{};
+  channels.cmd = ETHTOOL_GCHANNELS;
+  if (!asker.ethtool(device, channels)) return fail_errno(errno, what + ": ask for those that it has");
+  channels.cmd = ETHTOOL_SCHANNELS;
+  if (channels.max_combined > 0) channels.combined_count = queues, channels.rx_count = channels.tx_count = 0;
+  else channels.rx_count = queues, channels.tx_count = std::min(queues, channels.max_tx);
+  if (!asker.ethtool(device, channels))
+    return fail_errno(errno, what + (errno == EINVAL && queues < channels.max_rx
+                                         ? " (a veth under XDP has at least as many as its peer has tx queues: ethtool -L PEER tx N)"
+                                         : ""));
+  return {};
+}
+
 VethPeer veth_peer(const Netdev& netdev) {
   if (netdev.driver != "veth") return {.state = VethPeer::State::not_veth};
   const auto link = link_of(netdev.ifindex.value);

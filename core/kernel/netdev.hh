@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// netdev: what the kernel says of a network device. Looks, never changes; needs neither sysfs nor privileges but where noted.
+// netdev: what the kernel says of a network device. Looks, and changes only where noted; needs neither sysfs nor privileges but where
+// noted.
 #pragma once
 
 #include <string>
@@ -25,6 +26,10 @@ struct Netdev {
 
 // A device of the current network namespace. missing: it is not there; the error names those that are.
 Result<Netdev> look_at(const std::string& device);
+
+// Gives a device so many rx queues, and as many tx queues, as `ethtool -L` does; needs CAP_NET_ADMIN. Drivers take their rings down
+// meanwhile.
+Result<> set_queues(const std::string& device, u32 queues);
 
 // The other end of a veth. Whether frames that are redirected to it will be taken by its peer: ndo_xdp_xmit of drivers/net/veth.c needs
 // NAPI there, which comes with an XDP program or with GRO. Looks into other network namespaces, for which it needs CAP_SYS_ADMIN.

@@ -8,24 +8,29 @@ namespace weir {
 
 class XdpPort final : public Port {
  public:
-  // Binds a socket to each of the first `queues` queues. `fill`: frames per queue that the kernel may hold for receiving.
-  static Result<std::unique_ptr<XdpPort>> open(Umem& umem, const std::string& device, u32 queues, PortSlot port, ZeroCopy zero_copy,
-                                               u32 fill) {
+  // Binds a socket to each of the first `queues` queues.
+  static Result<std::unique_ptr<XdpPort>> open(Umem& umem, const std::string& device, u32 queues, PortSlot port,
+                                               const XskOptions& options) {
     std::unique_ptr<XdpPort> made(new XdpPort);
     for (u32 queue = 0; queue < queues; ++queue) {
-      auto socket = XskSocket::bind(umem, device, QueueId{queue}, port, zero_copy, fill);
+      auto socket = XskSocket::bind(umem, device, QueueId{queue}, port, options);
       if (!socket) {
         made->take_back();  // what those before it hold for receiving
         return std::unexpected(std::move(socket).error());
       }
       made->sockets_.push_back(std::move(*socket));
     }
+    made->busy_poll_ = options.busy_poll;
     return made;
   }
 
   [[nodiscard]] u32 queues() const noexcept override { return static_cast<u32>(sockets_.size()); }
   [[nodiscard]] Queue& queue(u32 index) noexcept override { return *sockets_[index]; }
   [[nodiscard]] int descriptor(u32 index) const noexcept { return sockets_[index]->descriptor(); }
+  [[nodiscard]] std::vector<std::pair<std::string, std::string>> facts() const override {
+    return {{"busy_poll", std::to_string(busy_poll_)},
+            {"tx_budget", zero_copy() || sockets_.empty() ? "none" : std::to_string(sockets_.front()->tx_budget())}};
+  }
   [[nodiscard]] bool zero_copy() const noexcept { return !sockets_.empty() && sockets_.front()->zero_copy(); }
   // See XskSocket; of all queues.
   XskSocket::Remains take_back() noexcept {
@@ -42,6 +47,7 @@ class XdpPort final : public Port {
  private:
   XdpPort() = default;
   std::vector<std::unique_ptr<XskSocket>> sockets_;
+  u32 busy_poll_ = 0;
 };
 
 }  // namespace weir

@@ -14,7 +14,12 @@
 namespace weir {
 namespace {
 
-constexpr int attempts = 4;  // one wake-up sends at most 32 frames in copy mode, so a burst of 64 needs two
+constexpr int attempts =
+    4;  // one wake-up sends at most 32 frames in copy mode, where the kernel knows no other budget: a burst of 64 needs two
+constexpr int most_a_kick = 256;
+
+// Newer than Debian 12's headers (linux/if_xdp.h, 6.18).
+constexpr int xdp_max_tx_skb_budget = 9;
 
 void add(std::atomic<u32>& to, u32 number) noexcept { to.store(to.load(std::memory_order_relaxed) + number, std::memory_order_relaxed); }
 
@@ -36,8 +41,9 @@ Umem::~Umem() {
   if (umem_ != nullptr) ::xsk_umem__delete(umem_);
 }
 
-Result<std::unique_ptr<XskSocket>> XskSocket::bind(Umem& umem, const std::string& device, QueueId queue, PortSlot port, ZeroCopy zero_copy,
-                                                   u32 fill) {
+Result<std::unique_ptr<XskSocket>> XskSocket::bind(Umem& umem, const std::string& device, QueueId queue, PortSlot port,
+                                                   const XskOptions& wanted) {
+  const ZeroCopy zero_copy = wanted.zero_copy;
   std::unique_ptr<XskSocket> socket(new XskSocket(umem, port));
   const bool first = !umem.first_taken_;
   socket->fill_ = first ? &umem.first_fill_ : &socket->own_fill_;
@@ -71,10 +77,24 @@ Result<std::unique_ptr<XskSocket>> XskSocket::bind(Umem& umem, const std::string
     return fail(
         "queue {}: bind AF_XDP socket: zero_copy = \"{}\", but the first port of the umem works {} copies; give all ports one value",
         queue.value, zero_copy == ZeroCopy::on ? "on" : "off", socket->zero_copy_ ? "without" : "with");
-  socket->fill_target_ = std::min(fill, ring_size);
+  if (::setsockopt(socket->descriptor(), SOL_XDP, xdp_max_tx_skb_budget, &most_a_kick, sizeof most_a_kick) == 0)
+    socket->tx_budget_ = most_a_kick;
+  if (wanted.busy_poll > 0) TRY_WITHIN_VOID(fmt::format("queue {}", queue.value), socket->poll_busily(wanted.busy_poll));
+  socket->fill_target_ = std::min(wanted.fill, ring_size);
   FrameCache cache(umem.pool());
   socket->refill(cache);
   return socket;
+}
+
+// Documentation/networking/napi.rst, "IRQ mitigation".
+Result<> XskSocket::poll_busily(u32 budget) {
+  const auto set = [&](int option, int value) { return ::setsockopt(descriptor(), SOL_SOCKET, option, &value, sizeof value) == 0; };
+  constexpr int us = 20;  // as there; whoever calls receive() comes again by itself
+  if (!set(SO_PREFER_BUSY_POLL, 1) || !set(SO_BUSY_POLL, us) || !set(SO_BUSY_POLL_BUDGET, static_cast<int>(budget)))
+    return fail_errno(errno, fmt::format("poll the driver busily, {} frames at once{}", budget,
+                                         errno == EPERM ? " (it needs CAP_NET_ADMIN)" : " (kernels from 5.11 on can; set busy_poll = 0)"));
+  busy_ = true;
+  return {};
 }
 
 XskSocket::~XskSocket() {
@@ -125,8 +145,8 @@ u32 XskSocket::receive(Burst& burst, FrameCache& cache) noexcept {
   const u32 got = ::xsk_ring_cons__peek(&rx_, burst.room(), &at);
   if (got == 0) {
     if (receiving_.load(std::memory_order_relaxed) < fill_target_) refill(cache);
-    // Zero-copy drivers ask to be woken when the fill ring ran dry.
-    if (::xsk_ring_prod__needs_wakeup(fill_)) ::recvfrom(descriptor(), nullptr, 0, MSG_DONTWAIT, nullptr, nullptr);
+    // Zero-copy drivers ask to be woken when the fill ring ran dry; and a busy poll of the driver is such a call.
+    if (busy_ || ::xsk_ring_prod__needs_wakeup(fill_)) ::recvfrom(descriptor(), nullptr, 0, MSG_DONTWAIT, nullptr, nullptr);
     return 0;
   }
   for (u32 i = 0; i < got; ++i) __builtin_prefetch(pool_.base() + ::xsk_ring_cons__rx_desc(&rx_, at + i)->addr);

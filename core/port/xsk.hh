@@ -33,12 +33,17 @@ class Umem {
   bool first_taken_ = false;
 };
 
+struct XskOptions {
+  ZeroCopy zero_copy = ZeroCopy::automatic;
+  u32 fill = 0;       // frames that the kernel may hold for receiving, at most ring_size; they are taken from the pool
+  u32 busy_poll = 0;  // frames that receive() has the driver take at most, instead of an interrupt; 0: interrupts
+};
+
 class XskSocket final : public Queue {
  public:
-  // Binds to one queue of a device in the current network namespace. `fill`: frames that the kernel may hold for receiving, at most
-  // ring_size; they are taken from the pool.
-  static Result<std::unique_ptr<XskSocket>> bind(Umem& umem, const std::string& device, QueueId queue, PortSlot port, ZeroCopy zero_copy,
-                                                 u32 fill);
+  // Binds to one queue of a device in the current network namespace.
+  static Result<std::unique_ptr<XskSocket>> bind(Umem& umem, const std::string& device, QueueId queue, PortSlot port,
+                                                 const XskOptions& options);
   XskSocket(const XskSocket&) = delete;
   ~XskSocket() override;
 
@@ -51,6 +56,7 @@ class XskSocket final : public Queue {
   [[nodiscard]] u32 waiting() const noexcept override;
   [[nodiscard]] int descriptor() const noexcept override { return ::xsk_socket__fd(socket_); }
   [[nodiscard]] bool zero_copy() const noexcept { return zero_copy_; }
+  [[nodiscard]] u32 tx_budget() const noexcept { return tx_budget_; }  // frames that one kick sends in copy mode
 
   // What lay in the rings of a socket whose device has gone.
   struct Remains {
@@ -69,12 +75,14 @@ class XskSocket final : public Queue {
   void refill(FrameCache& cache) noexcept;
   Frame frame_of(const xdp_desc& descriptor) const noexcept;
   void kick() noexcept;
+  Result<> poll_busily(u32 budget);
 
   Umem& umem_;
   FramePool& pool_;
   PortSlot port_;
   xsk_socket* socket_ = nullptr;
-  bool zero_copy_ = false;
+  bool zero_copy_ = false, busy_ = false;
+  u32 tx_budget_ = 32;  // net/xdp/xsk.c, TX_BATCH_SIZE
   xsk_ring_cons rx_{};
   xsk_ring_prod tx_{};
   xsk_ring_prod own_fill_{};

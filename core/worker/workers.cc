@@ -83,8 +83,9 @@ void sleep(Loop& loop) noexcept {
 }  // namespace
 
 struct Workers::Impl {
-  explicit Impl(std::vector<std::unique_ptr<Runner>> all)
+  Impl(std::vector<std::unique_ptr<Runner>> all, bool spin)
       : runners(std::move(all)),
+        spins(spin),
         threads(tbb::global_control::max_allowed_parallelism, runners.size() + 1),
         arena(static_cast<int>(runners.size()), 0) {}
 
@@ -93,6 +94,7 @@ struct Workers::Impl {
   void wake_all() const noexcept;
 
   std::vector<std::unique_ptr<Runner>> runners;
+  const bool spins;
   std::vector<Loop> loops;
   std::atomic<bool> stopping{false};
   std::atomic<bool> halt{false};  // a request to stand still
@@ -108,7 +110,7 @@ void Workers::Impl::work(Loop& loop) noexcept {
   while (!stopping.load(std::memory_order_relaxed)) {
     if (halt.load(std::memory_order_acquire)) rest();
     if (loop.runner->poll() > 0) idle = 0;
-    else if (++idle > patience && !must_spin(loop)) sleep(loop);
+    else if (++idle > patience && !spins && !must_spin(loop)) sleep(loop);
   }
 }
 
@@ -128,8 +130,8 @@ void Workers::Impl::wake_all() const noexcept {
 
 Workers::Workers(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
-Result<std::unique_ptr<Workers>> Workers::start(std::vector<std::unique_ptr<Runner>> runners, const std::vector<u32>& cpus) {
-  auto impl = std::make_unique<Impl>(std::move(runners));
+Result<std::unique_ptr<Workers>> Workers::start(std::vector<std::unique_ptr<Runner>> runners, const std::vector<u32>& cpus, bool spin) {
+  auto impl = std::make_unique<Impl>(std::move(runners), spin);
   for (const auto& runner : impl->runners) {
     const u32 cpu = cpus[impl->loops.size() % cpus.size()];
     impl->loops.push_back(TRY(loop_of(*runner, cpu)));

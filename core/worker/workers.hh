@@ -13,8 +13,10 @@ namespace weir {
 
 class Workers {
  public:
-  // Starts a loop for each runner. `cpus`: where the threads go, one each, in turn; at least one.
-  static Result<std::unique_ptr<Workers>> start(std::vector<std::unique_ptr<Runner>> runners, const std::vector<u32>& cpus);
+  // Starts a loop for each runner. `cpus`: where the threads go, one each, in turn; at least one. `spin`: a loop without frames does not
+  // sleep.
+  static Result<std::unique_ptr<Workers>> start(std::vector<std::unique_ptr<Runner>> runners, const std::vector<u32>& cpus,
+                                                bool spin = false);
   Workers(const Workers&) = delete;
   // Stops the loops, each at the end of a turn.
   ~Workers();

@@ -114,12 +114,6 @@ def test_a_jumbo_mtu_is_refused_with_the_command_that_mends_it(make_lab, tmp_pat
     assert "device p0 has MTU 9000" in said and "ip link set dev p0 mtu 1774" in said
 
 
-def test_queues_that_do_not_match_are_refused_with_the_command_that_mends_it(lab, tmp_path):
-    code, said = refused(lab, lab.ports(2, queues=2) + PATCH, tmp_path)
-    assert code == 1
-    assert "queues = 2, but device p0 has 1" in said and "ethtool -L p0 combined 2" in said
-
-
 def test_native_mode_on_a_driver_without_it_is_refused_with_the_alternative(lab, tmp_path):
     lab.switch.run("ip", "link", "add", "br9", "type", "bridge")
     text = lab.ports(2, mode='"native"').replace('device = "p1"', 'device = "br9"')
