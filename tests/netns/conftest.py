@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What every netns test may ask for."""
+import fcntl
 import os
 import shutil
 
@@ -26,13 +27,27 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def bpffs():
-    """Where the tests look for pins. A system without an init that mounts it gets it for the time of the tests."""
-    there = os.geteuid() != 0 or any(line.split()[1:3] == ["/sys/fs/bpf", "bpf"] for line in open("/proc/mounts"))
-    if not there:
-        labs.run("mount", "-t", "bpf", "bpf", "/sys/fs/bpf")
-    yield
-    if not there:
-        labs.run("umount", "/sys/fs/bpf", check=False)
+    """Where the tests look for pins. A system without an init that mounts it gets it for the time of the tests: from the first of the sessions
+    that run beside each other to the last."""
+    if os.geteuid() != 0:
+        yield
+        return
+    with open("/run/weir-tests.lock", "a+", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not any(line.split()[1:3] == ["/sys/fs/bpf", "bpf"] for line in open("/proc/mounts", encoding="utf-8")):
+            labs.run("mount", "-t", "bpf", "bpf", "/sys/fs/bpf")
+            lock.write("mounted")
+            lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # another session is there
+        lock.seek(0)
+        if lock.read():
+            labs.run("umount", "/sys/fs/bpf", check=False)
+        lock.truncate(0)  # it stays: another session may be waiting for it
 
 
 @pytest.fixture
