@@ -108,14 +108,17 @@ json of_flows(const char* ask, const Arguments& arguments) {
 }
 Result<> flows(const Arguments& arguments) { return put(arguments, of_flows("flows", arguments), show_flows); }
 Result<> flows_flush(const Arguments& arguments) {
-  return put(arguments, of_flows("flows flush", arguments),
-             [](const json& answer) { return fmt::format("flushed {} flows\n", answer["flushed"].get<std::uint64_t>()); });
+  return put(arguments, of_flows("flows flush", arguments), [](const json& answer) {
+    return answer["cache"] ? fmt::format("flushed {} flows\n", answer["flushed"].get<std::uint64_t>()) : no_flow_cache;
+  });
 }
 
 // In the form that the stage gives it, with --json or without.
 Result<> ask_stage(const Arguments& arguments) {
-  return put(arguments, {{"ask", "stage"}, {"stage", arguments.stage}, {"words", arguments.chain}},
-             [](const json& answer) { return answer["answer"].dump(2) + "\n"; });
+  return put(arguments, {{"ask", "stage"}, {"stage", arguments.stage}, {"words", arguments.chain}}, [](const json& answer) {
+    const json& given = answer["answer"];
+    return (given.is_string() ? given.get<std::string>() : given.dump(2)) + "\n";
+  });
 }
 
 // The running instance reads the file, and may stand in another folder.
@@ -129,8 +132,10 @@ Result<> reload(const Arguments& arguments) {
   });
 }
 
-std::unexpected<weir::Error> no_plugin(const std::string& name) {
-  return weir::invalid("there is no plugin, egress program or port driver {}; see: weir plugins", name);
+std::unexpected<weir::Error> no_plugin(const std::string& name, const weir::Registry& registry) {
+  return weir::invalid("there is no plugin, egress program or port driver {}; there are: {}; {}; {}", name,
+                       fmt::join(registry.stages(), ", "), fmt::join(registry.egress_programs(), ", "),
+                       fmt::join(registry.drivers(), ", "));
 }
 
 Result<> plugins(const Arguments& arguments) {
@@ -148,7 +153,7 @@ Result<> plugins(const Arguments& arguments) {
         if (each["name"] == arguments.plugin) one.push_back(std::move(each));
       kind = std::move(one);
     }
-    if (all["plugins"].empty() && all["egress"].empty() && all["drivers"].empty()) return no_plugin(arguments.plugin);
+    if (all["plugins"].empty() && all["egress"].empty() && all["drivers"].empty()) return no_plugin(arguments.plugin, registry);
     fmt::print("{}\n", all.dump(2));
     return {};
   }
@@ -157,7 +162,7 @@ Result<> plugins(const Arguments& arguments) {
     return {};
   }
   const std::string text = show_plugin(registry, arguments.plugin);
-  if (text.empty()) return no_plugin(arguments.plugin);
+  if (text.empty()) return no_plugin(arguments.plugin, registry);
   fmt::print("{}", text);
   return {};
 }
@@ -202,6 +207,13 @@ std::string wrong_command(const CLI::App& app, std::span<char* const> words) {
   }
 }
 
+// Whether the command that was begun asks a running instance.
+bool takes_instance(const CLI::App& app) {
+  const std::vector<CLI::App*> chosen = app.get_subcommands();
+  if (!chosen.empty()) return takes_instance(*chosen.front());
+  return app.get_parent() != nullptr && app.get_option_no_throw("--instance") != nullptr;
+}
+
 }  // namespace
 
 int main(int count, char** words) {
@@ -209,6 +221,7 @@ int main(int count, char** words) {
   app.require_subcommand(1);
   app.set_version_flag("--version", "weir " WEIR_VERSION);
   Arguments arguments;
+  app.add_option("--instance", arguments.instance, "which of several running instances, also behind the command");
   Result<> (*command)(const Arguments&) = nullptr;
   const auto add = [&](const char* name, const char* says, Result<> (*what)(const Arguments&), CLI::App* to) {
     CLI::App* made = to->add_subcommand(name, says);
@@ -303,6 +316,10 @@ int main(int count, char** words) {
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     complain({weir::Failure::invalid, fmt::format("{}; see: weir{} --help", error.what(), words_of(app))});
+    return 2;
+  }
+  if (app.count("--instance") > 0 && !takes_instance(app)) {
+    complain({weir::Failure::invalid, fmt::format("{} takes no --instance", words_of(app).substr(1))});
     return 2;
   }
   try {

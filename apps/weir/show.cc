@@ -269,6 +269,8 @@ std::string show_egress(const json& egress) {
   return table.text();
 }
 
+const std::string no_flow_cache = "no flow cache: no stage may offload, or [weir] flows = 0, or it runs with --user-only\n";
+
 std::string show_flows(const json& answer) {
   Table table({"port", "vlan", "protocol", "from", "to", "hits", "bytes", "age_s", "idle_s", "stage", "action"});
   const auto end = [](const json& flow, const char* address, const char* port) {
@@ -293,6 +295,7 @@ std::string show_flows(const json& answer) {
                end(flow, "to", "to_port"), number(flow, "hits"), number(flow, "bytes"), number(flow, "age_s"), number(flow, "idle_s"),
                flow["stage"], action});
   }
+  if (!answer["cache"]) return no_flow_cache;
   if (table.empty()) return "no flows\n";
   return table.text() + (answer["more"] > 0 ? fmt::format("and {} more; see --limit\n", answer["more"].get<std::uint64_t>()) : "");
 }
@@ -328,8 +331,9 @@ std::string show_plugins(const weir::Registry& registry) {
 
 std::string show_plugin(const weir::Registry& registry, const std::string& name) {
   if (const weir::Plugin* plugin = registry.plugin(name))
-    return fmt::format("{}: {}\nkeys:{}\n{}{}{}{}", name, plugin->says, plugin->keys.empty() ? " none" : "", keys_text(plugin->keys),
-                       line_of("drops", plugin->drops), line_of("counters", plugin->counters), line_of("punts", plugin->punts));
+    return fmt::format("{}: {}\nkeys:{}\n{}{}{}{}{}", name, plugin->says, plugin->keys.empty() ? " none" : "", keys_text(plugin->keys),
+                       line_of("drops", plugin->drops), line_of("counters", plugin->counters), line_of("punts", plugin->punts),
+                       plugin->per_flow ? "" : "flows: it is to see every frame, so that neither it nor a stage behind it offloads\n");
   if (const weir::EgressModule* module = registry.egress_module(name)) {
     const weir::Schema& keys = *registry.egress(name);
     return fmt::format("{}: {} (egress program)\nkeys:{}\n{}{}{}", name, module->host->says, keys.empty() ? " none" : "", keys_text(keys),
@@ -352,6 +356,7 @@ json plugins_json(const weir::Registry& registry) {
                               {"drops", plugin.drops},
                               {"counters", plugin.counters},
                               {"punts", plugin.punts},
+                              {"per_flow", plugin.per_flow},
                               {"file", registry.file_of(plugin)}});
   }
   for (const std::string& name : registry.egress_programs()) {

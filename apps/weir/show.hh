@@ -13,6 +13,7 @@ std::string show_rates(const nlohmann::json& before, const nlohmann::json& now);
 std::string show_groups(const nlohmann::json& devmap);
 std::string show_egress(const nlohmann::json& egress);
 std::string show_flows(const nlohmann::json& flows);
+extern const std::string no_flow_cache;  // what stands for one
 std::string show_samples(const nlohmann::json& samples);
 std::string show_devmap(const nlohmann::json& devmap);
 std::string show_plugins(const weir::Registry& registry);

@@ -16,8 +16,9 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int patience_ms = 100;  // for a client that has connected and says nothing: devices are not watched meanwhile
-constexpr int answer_ms = 5000;
+constexpr int patience_ms = 500;  // for a client that has connected and says nothing: devices are not watched meanwhile
+// Questions are answered one after the other. A reload builds what the new stages look up in, such as the tables of 100,000 rules.
+constexpr int answer_ms = 30'000, reload_ms = 300'000;
 constexpr std::size_t longest = 4 << 20;  // bytes of a message
 
 Result<sockaddr_un> address_of(const std::string& path) {
@@ -102,8 +103,15 @@ Result<json> ask(const std::string& instance, const json& question) {
     return fail_errno(err, fmt::format("connect to instance {} at {}{}", instance, path,
                                        err == EACCES ? " (ask as the user who runs it, or as root)" : ""));
   }
-  TRY_VOID(send(fd.get(), question));
-  const json answer = json::parse(TRY(receive(fd.get(), answer_ms)), nullptr, false);
+  const auto asked = question.find("ask");
+  const std::string what = asked != question.end() && asked->is_string() ? asked->get<std::string>() : "";
+  TRY_WITHIN_VOID(fmt::format("instance {}: ask {}", instance, what), send(fd.get(), question));
+  const int limit_ms = what == "reload" ? reload_ms : answer_ms;
+  const Result<std::string> text = receive(fd.get(), limit_ms);
+  if (!text)
+    return fail("instance {}: {}: no answer: {}; it may still be carried out: `weir stats` answers when the instance does", instance, what,
+                text.error().what);
+  const json answer = json::parse(*text, nullptr, false);
   if (const auto why = answer.find("error"); why != answer.end() && why->is_string())
     return std::unexpected(Error{answer.value("invalid", false) ? Failure::invalid : Failure::failed,
                                  fmt::format("instance {}: {}", instance, why->get<std::string>())});

@@ -118,6 +118,9 @@ void Instance::warn_of_kept_flows() {
       warn(fmt::format("stage {}: its flows stay in user space, since stage {} in front of it is to see every frame",
                        name_of(static_cast<u16>(stage.number)), name_of(static_cast<u16>(before->number))));
     if (before == nullptr && !stage.plugin->per_flow) before = &stage;
+    if (before == &stage && stage.asks)
+      warn(fmt::format("stage {}: plugin {} would offload flows, and does not say per_flow, without which it cannot; tell its author",
+                       name_of(static_cast<u16>(stage.number)), stage.plugin->name));
   }
 }
 
@@ -162,7 +165,9 @@ Result<FlowTable::Which> Instance::flow_filter(const json& question) const {
   if (const std::string name = question.value("stage", ""); !name.empty()) {
     for (const Topology::StagePlan& plan : topology_->stages())
       if (name_of(static_cast<u16>(plan.number)) == name) stage = static_cast<u16>(plan.number);
-    if (!stage) return invalid("there is no stage {}; stages are named PIPELINE.STAGE, as `weir stats` has them", name);
+    std::vector<std::string> known;
+    for (const Topology::StagePlan& plan : topology_->stages()) known.push_back(name_of(static_cast<u16>(plan.number)));
+    if (!stage) return invalid("there is no stage {}; there are: {}", name, fmt::join(known, ", "));
   }
   if (const std::string text = question.value("from", ""); !text.empty()) from = TRY(prefix_of(text));
   if (const std::string text = question.value("to", ""); !text.empty()) to = TRY(prefix_of(text));
@@ -206,7 +211,7 @@ json Instance::flow_report(const FlowTable::Seen& flow) const {
 Result<json> Instance::list_flows(const json& question) const {
   const FlowTable::Which which = TRY(flow_filter(question));
   const u64 limit = std::clamp(question.value("limit", u64{1000}), least_listed, most_listed);
-  json report{{"instance", name()}, {"flows", json::array()}, {"more", u64{0}}};
+  json report{{"instance", name()}, {"cache", flows_ != nullptr}, {"flows", json::array()}, {"more", u64{0}}};
   u64 more = 0;
   if (flows_)
     flows_->visit([&](const FlowTable::Seen& flow) {
@@ -221,7 +226,7 @@ Result<json> Instance::list_flows(const json& question) const {
 
 Result<json> Instance::flush_flows(const json& question) {
   const FlowTable::Which which = TRY(flow_filter(question));
-  return json{{"instance", name()}, {"flushed", flows_ ? flows_->take_back(which, FlowEnd::flushed) : 0}};
+  return json{{"instance", name()}, {"cache", flows_ != nullptr}, {"flushed", flows_ ? flows_->take_back(which, FlowEnd::flushed) : 0}};
 }
 
 json Instance::flows_report() const {

@@ -596,9 +596,12 @@ Result<nlohmann::json> Instance::ask_stage(const nlohmann::json& question) {
       names.push_back(fmt::format("{}.{}", pipeline->name, stage.name));
       if (names.back() != named) continue;
       const std::string who = "stage " + named;
-      const std::string said =
-          TRY_WITHIN(who, guarded("ask plugin " + std::string(stage.plugin->name), [&] { return stage.stage->answer(words); }));
-      nlohmann::json answer = nlohmann::json::parse(said, nullptr, false);
+      Result<std::string> said = guarded("ask plugin " + std::string(stage.plugin->name), [&] { return stage.stage->answer(words); });
+      // Without a word, that is what was asked for: which there are.
+      if (!said && words.empty() && said.error().failure == Failure::invalid)
+        return nlohmann::json{{"stage", named}, {"answer", said.error().what}};
+      const std::string given = TRY_WITHIN(who, std::move(said));
+      nlohmann::json answer = nlohmann::json::parse(given, nullptr, false);
       if (answer.is_discarded()) return fail("{}: its answer is no JSON", who);
       return nlohmann::json{{"stage", named}, {"answer", std::move(answer)}};
     }

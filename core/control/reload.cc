@@ -63,9 +63,10 @@ std::string Instance::refuse_stages(const std::vector<u32>& stages, const Topolo
     if (plan.plugin->drops != now.plugin->drops) return changes("drop reasons");
     if (plan.plugin->counters != now.plugin->counters) return changes("counters");
     if ((plan.plugin->kernel_half == nullptr) != (now.plugin->kernel_half == nullptr)) return changes("halves");
-    if (plan.plugin->per_flow != now.plugin->per_flow) return changes("flows (per_flow)");
+    if (plan.plugin->per_flow != now.plugin->per_flow) return changes("a promise of flows: per_flow");
     if (plan.offloads != now.offloads)
-      return fmt::format("stage {}.{} begins or ceases to offload flows", plan.pipeline->name, plan.config->name);
+      return fmt::format("stage {}.{} would {} to offload flows", plan.pipeline->name, plan.config->name,
+                         plan.offloads ? "begin" : "cease");
   }
   return "";
 }

@@ -9,6 +9,7 @@
 #include <sys/timerfd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <utility>
 #include <vector>
@@ -47,6 +48,24 @@ class Warnings {
   std::vector<std::string> told_;
 };
 
+// One line for each question that has changed something: who looks at the log later finds when.
+void log_change(const Instance& instance, const nlohmann::json& question, const nlohmann::json& answer) {
+  static constexpr std::array looks{"stats", "devmap", "egress", "samples", "flows", "stage"};
+  const std::string what = question.value("ask", "");
+  if (std::ranges::find(looks, what) != looks.end()) return;
+  std::string words = what;
+  for (const char* key : {"group", "port", "chain"})
+    if (const auto given = question.find(key); given != question.end() && !given->empty() && *given != "")
+      words +=
+          " " + (given->is_string() ? given->get<std::string>() : given->dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  if (answer.contains("changed"))
+    words += ": " + (answer["changed"].empty() ? "nothing to change"
+                                               : fmt::format("{}", fmt::join(answer["changed"].get<std::vector<std::string>>(), ", ")));
+  if (answer.contains("flushed")) words += fmt::format(": {} flows", answer["flushed"].get<u64>());
+  std::fputs(fmt::format("weir: {}: {}\n", instance.name(), words).c_str(), stdout);
+  std::fflush(stdout);
+}
+
 }  // namespace
 
 Result<> serve(Instance& instance, const Fd& stop) {
@@ -83,7 +102,9 @@ Result<> serve(Instance& instance, const Fd& stop) {
     warnings.tell(instance);
     if (wait[2].revents != 0)
       socket.serve([&](const nlohmann::json& question) {
-        return guarded("answer", [&] { return instance.answer(question); });  // which may be anything
+        Result<nlohmann::json> answer = guarded("answer", [&] { return instance.answer(question); });  // which may be anything
+        if (answer) log_change(instance, question, *answer);
+        return answer;
       });
   }
 }

@@ -93,7 +93,8 @@ Result<std::unique_ptr<Topology>> Topology::build(Config config, const Registry&
       per_flow &= plugin->per_flow;
       const bool offloads = per_flow && context.asked_for_flows();
       made->stages_.push_back({&stage, &pipeline, plugin, std::move(*half), static_cast<u32>(made->stages_.size()), block++,
-                               &stage == &pipeline.stages.back(), offloads, &context.flows()});
+                               &stage == &pipeline.stages.back(), offloads, nullptr, context.asked_for_flows()});
+      made->stages_.back().flows = &context.flows();
     }
   }
   for (std::size_t slot = 0; slot < all.ports.size(); ++slot)

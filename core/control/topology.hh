@@ -37,6 +37,7 @@ class Topology {
     bool last;          // of its pipeline
     bool offloads;      // its constructor has asked for flows(), and what every stage before it decides holds for a whole flow
     StageFlows* flows;  // its own
+    bool asks;          // its constructor has asked for flows()
   };
 
   [[nodiscard]] const Config& config() const noexcept { return config_; }

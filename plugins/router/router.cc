@@ -113,9 +113,16 @@ class Router final : public Stage {
     std::optional<Prefix> network;
     Address address;
   };
-  Result<> read_interfaces(const ConfigNode& keys, const StageContext& context);
-  Result<> read_routes(const ConfigNode& keys, const StageContext& context);
-  void read_neighbours(const ConfigNode& keys, const StageContext& context);
+  // All that is wrong with the keys, a line each.
+  struct Refusals {
+    std::string text;
+    void add(const ConfigNode& entry, std::string_view key, std::string_view what) {
+      text += (text.empty() ? "" : "\n") + entry.refuse(key, what).error().what;
+    }
+  };
+  void read_interfaces(const ConfigNode& keys, const StageContext& context, Refusals& refusals);
+  void read_routes(const ConfigNode& keys, const StageContext& context, Refusals& refusals);
+  void read_neighbours(const ConfigNode& keys, const StageContext& context, Refusals& refusals);
   Result<u64> seed() const;
   void put_file();
   Result<> follow_kernel();
@@ -185,9 +192,11 @@ Result<std::unique_ptr<Stage>> Router::make(const ConfigNode& keys, StageContext
     made->port_names_.resize(std::max<std::size_t>(made->port_names_.size(), port.value + 1u));
     made->port_names_[port.value] = context.name(port);
   }
-  TRY_VOID(made->read_interfaces(keys, context));
-  TRY_VOID(made->read_routes(keys, context));
-  made->read_neighbours(keys, context);
+  Refusals refusals;
+  made->read_interfaces(keys, context, refusals);
+  made->read_routes(keys, context, refusals);
+  made->read_neighbours(keys, context, refusals);
+  if (!refusals.text.empty()) return std::unexpected(Error{Failure::invalid, std::move(refusals.text), 0, true});
   return made;
 }
 
@@ -199,24 +208,42 @@ Prefix network_of(Address address, u32 length) {
 
 u32 bits_of(const Address& address) { return address.version == 4 ? 32 : 128; }
 
-Result<> Router::read_interfaces(const ConfigNode& keys, const StageContext& context) {
-  for (const ConfigNode& entry : keys.tables("interface")) {
-    Interface& made = interfaces_.emplace_back(
-        Interface{*context.port(entry.string("port")), entry.mac("mac"), static_cast<u32>(entry.integer("mtu")), {}, {}});
-    if (!context.device(made.port).empty() && follows_kernel_)
-      return entry.refuse("port", fmt::format("port \"{}\" has a device, whose addresses are the kernel's to tell", entry.string("port")));
-    if (!entry.has("address")) continue;
-    if (!entry.has("length")) return entry.refuse("length", "is left out; an address has the length of its network");
-    made.address = entry.address("address");
-    const u32 length = static_cast<u32>(entry.integer("length"));
-    if (length > bits_of(made.address))
-      return entry.refuse("length", fmt::format("is {}, more than the {} bits of the address", length, bits_of(made.address)));
-    made.network = network_of(made.address, length);
-  }
-  return {};
+// Neither of a group, nor of all, nor of none.
+bool is_host(const Address& address) {
+  const u8 first = address.bytes[0];
+  if (address.version == 4) return first != 0 && first < 224;
+  return first != 0xff && address.bytes != std::array<u8, 16>{};
 }
 
-Result<> Router::read_routes(const ConfigNode& keys, const StageContext& context) {
+void Router::read_interfaces(const ConfigNode& keys, const StageContext& context, Refusals& refusals) {
+  for (const ConfigNode& entry : keys.tables("interface")) {
+    const PortSlot port = *context.port(entry.string("port"));
+    // One entry for each of its addresses.
+    if (const auto other = std::ranges::find(interfaces_, port, &Interface::port);
+        other != interfaces_.end() && (other->mac != entry.mac("mac") || other->mtu != entry.integer("mtu")))
+      refusals.add(entry, "port",
+                   fmt::format("port \"{}\" has another mac or mtu in an interface before; a port has one of each", entry.string("port")));
+    Interface& made = interfaces_.emplace_back(Interface{port, entry.mac("mac"), static_cast<u32>(entry.integer("mtu")), {}, {}});
+    if (!context.device(made.port).empty() && follows_kernel_)
+      refusals.add(entry, "port", fmt::format("port \"{}\" has a device, whose addresses are the kernel's to tell", entry.string("port")));
+    if (!entry.has("address")) {
+      if (entry.has("length")) refusals.add(entry, "length", "stands without an address; add it, or leave length out");
+      continue;
+    }
+    made.address = entry.address("address");
+    if (!entry.has("length")) {
+      refusals.add(entry, "length", "is left out; an address has the length of its network");
+      continue;
+    }
+    const u32 length = static_cast<u32>(entry.integer("length"));
+    if (length > bits_of(made.address))
+      refusals.add(entry, "length", fmt::format("is {}, more than the {} bits of the address", length, bits_of(made.address)));
+    else made.network = network_of(made.address, length);
+  }
+}
+
+// Of those of one prefix and metric, which routes_ would not keep apart, several lead somewhere and share the flows, or one does not.
+void Router::read_routes(const ConfigNode& keys, const StageContext& context, Refusals& refusals) {
   constexpr std::pair<std::string_view, router_kind> kinds[] = {{"unicast", ROUTER_KIND_ONE},
                                                                 {"blackhole", ROUTER_KIND_BLACKHOLE},
                                                                 {"unreachable", ROUTER_KIND_UNREACHABLE},
@@ -227,26 +254,40 @@ Result<> Router::read_routes(const ConfigNode& keys, const StageContext& context
     route.mtu = static_cast<u32>(entry.integer("mtu"));
     const Prefix to = entry.prefix("to");
     if (route.kind == ROUTER_KIND_ONE) {
-      if (!entry.has("port")) return entry.refuse("port", "is left out; a route leads out of a port");
+      if (!entry.has("port")) {
+        refusals.add(entry, "port", "is left out; a route leads out of a port");
+        continue;
+      }
       Path path{.port = context.port(entry.string("port"))->value, .via = {}, .weight = static_cast<u32>(entry.integer("weight"))};
       if (entry.has("via")) path.via = entry.address("via");
+      if (entry.has("via") && !is_host(path.via))
+        refusals.add(entry, "via", fmt::format("is {}, must be the address of a host", text_of(path.via)));
+      else if (path.via.version == 4 && to.address.version == 6)
+        refusals.add(entry, "via", fmt::format("is {}, must be an address of IPv6, as the prefix is", text_of(path.via)));
       route.paths.push_back(path);
     } else if (entry.has("port") || entry.has("via")) {
-      return entry.refuse("kind", fmt::format("is \"{}\", which leads nowhere; leave port and via out", entry.string("kind")));
+      refusals.add(entry, "kind", fmt::format("is \"{}\", which leads nowhere; leave port and via out", entry.string("kind")));
+      continue;
     }
-    const auto same = std::ranges::find_if(file_routes_, [&](const auto& known) {
-      return known.first == to && known.second.same_key(route) && known.second.kind == route.kind;
-    });
-    if (same != file_routes_.end() && route.kind == ROUTER_KIND_ONE) same->second.paths.push_back(route.paths.front());
-    else file_routes_.emplace_back(to, std::move(route));
+    const auto same =
+        std::ranges::find_if(file_routes_, [&](const auto& known) { return known.first == to && known.second.same_key(route); });
+    if (same == file_routes_.end()) file_routes_.emplace_back(to, std::move(route));
+    else if (route.kind == ROUTER_KIND_ONE && same->second.kind == ROUTER_KIND_ONE) same->second.paths.push_back(route.paths.front());
+    else
+      refusals.add(entry, "to",
+                   fmt::format("{}/{} has a route of the metric already, and one of the two leads nowhere; give them two metrics",
+                               text_of(to.address), to.length));
   }
-  return {};
 }
 
-void Router::read_neighbours(const ConfigNode& keys, const StageContext& context) {
-  for (const ConfigNode& entry : keys.tables("neighbour"))
-    file_neighbours_.push_back(
-        {context.port(entry.string("port"))->value, entry.address("address"), router_get_mac(entry.mac("mac").data())});
+void Router::read_neighbours(const ConfigNode& keys, const StageContext& context, Refusals& refusals) {
+  for (const ConfigNode& entry : keys.tables("neighbour")) {
+    const u32 port = context.port(entry.string("port"))->value;
+    const Address address = entry.address("address");
+    if (std::ranges::any_of(file_neighbours_, [&](const Neighbour& known) { return known.port == port && known.address == address; }))
+      refusals.add(entry, "address", fmt::format("{} at port \"{}\" has a MAC address already", text_of(address), entry.string("port")));
+    file_neighbours_.push_back({port, address, router_get_mac(entry.mac("mac").data())});
+  }
 }
 
 Result<u64> Router::seed() const {
@@ -582,7 +623,7 @@ Schema keys() {
       Key::integer("flow_idle_s", 1, 86400).otherwise("60").as("a flow without a frame for so long ends"),
       Key::integer("hash_seed", 0, 0xffffffff)
           .optional()
-          .as("of that choice; left out: made of a MAC address, so that routers in a row differ"),
+          .as("of the choice among several paths; left out: made of a MAC address, so that routers in a row differ"),
       Key::list("interface",
                 Key::table("interface", {Key::port("port"), Key::station("mac"), Key::integer("mtu", 68, 65535).otherwise("1500"),
                                          Key::address("address").optional(), Key::integer("length", 1, 128).optional()}),

@@ -284,8 +284,26 @@ TEST(Router, RefusesWhatCannotBe) {
   refused(R"(interface = [{ port = "p0", mac = "02:00:00:00:00:01", address = "10.0.0.1" }])", "length");
   refused(R"(interface = [{ port = "p0", mac = "02:00:00:00:00:01", address = "10.0.0.1", length = 33 }])", "32 bits");
   refused(R"(interface = [{ port = "p0", mac = "01:00:00:00:00:01" }])", "mac");
+  refused(R"(interface = [{ port = "p0", mac = "02:00:00:00:00:01", length = 24 }])", "without an address");
+  refused(R"(interface = [{ port = "p0", mac = "02:00:00:00:00:01" }, { port = "p0", mac = "02:00:00:00:00:02" }])", "another mac or mtu");
+  refused(R"(route = [{ to = "10.0.0.0/8", port = "p0", via = "224.0.0.1" }])", "address of a host");
+  refused(R"(route = [{ to = "2001:db8::/32", port = "p0", via = "192.0.2.1" }])", "address of IPv6");
+  refused(R"(route = [{ to = "10.0.0.0/8", port = "p0" }, { to = "10.0.0.0/8", kind = "blackhole" }])", "two metrics");
+  refused(R"(route = [{ to = "10.0.0.0/8", kind = "prohibit" }, { to = "10.0.0.0/8", kind = "blackhole" }])", "two metrics");
+  refused(R"(neighbour = [{ port = "p0", address = "192.0.2.1", mac = "02:00:00:00:00:01" }, )"
+          R"({ port = "p0", address = "192.0.2.1", mac = "02:00:00:00:00:02" }])",
+          "MAC address already");
+  EXPECT_EQ(refusal(R"(route = [{ to = "10.0.0.0/8", port = "p0" }, { to = "10.0.0.0/8", kind = "blackhole", metric = 1 }])"), "");
   refused(R"(ecmp = "dice")", "ecmp");
   refused("max_routes = 1", "from 64");
+}
+
+TEST(Router, TellsAllThatIsWrongAtOnce) {
+  const std::string what = refusal(R"(
+interface = [{ port = "p0", mac = "02:00:00:00:00:01", address = "10.0.0.1" }]
+route = [{ to = "10.0.0.0/8" }, { to = "10.0.0.0/8", kind = "blackhole", port = "p0" }])");
+  EXPECT_EQ(std::ranges::count(what, '\n'), 2) << what;
+  for (const char* part : {"interface[0].length", "route[0].port", "route[1].kind"}) EXPECT_NE(what.find(part), std::string::npos) << what;
 }
 
 // Tables of a router without frames, whose routes a test changes.

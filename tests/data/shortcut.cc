@@ -6,6 +6,10 @@
 #define BUILD 1
 #define DROPS "closed"
 #endif
+#ifndef NAME
+#define NAME "shortcut"
+#define PER_FLOW true
+#endif
 
 namespace {
 
@@ -55,9 +59,9 @@ class Shortcut final : public Stage {
 
 }  // namespace
 
-WEIR_PLUGIN(.name = "shortcut", .says = "a wire between the first two ports that offloads every flow",
+WEIR_PLUGIN(.name = NAME, .says = "a wire between the first two ports that offloads every flow",
             .keys = {Key::integer("idle_s", 0, 3600).otherwise("60").as("FlowTimes"),
                      Key::integer("hard_s", 0, 3600).otherwise("0").as("FlowTimes"),
                      Key::integer("closed", 0, 65535).otherwise("0").as("a port whose flows are dropped; 0: none"),
                      Key::integer("kept", 0, 65535).otherwise("0").as("a port whose flows stay here; 0: none")},
-            .drops = {DROPS}, .counters = {"offloaded"}, .make = Shortcut::make, .per_flow = true)
+            .drops = {DROPS}, .counters = {"offloaded"}, .make = Shortcut::make, .per_flow = PER_FLOW)

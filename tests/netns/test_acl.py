@@ -125,6 +125,7 @@ def test_what_is_logged_goes_through_user_space_and_is_bounded(lab, rules, flags
     assert {(sample["rule"], sample["action"]) for sample in samples} == {("3", "permit")}
     assert all(bytes.fromhex(sample["bytes"])[12:14] == b"\x08\x00" for sample in samples)
     assert weir.ask("stage", "ask", "main.acl", "hits")["answer"][2]["hits"] == 40
+    assert "hits" in run(WEIR, "stage", "ask", "main.acl", "--instance", weir.name).stdout
     said = run(WEIR, "stage", "ask", "main.patch", "hits", "--instance", weir.name, check=False)
     assert said.returncode == 2 and "stage main.patch: it answers no questions" in said.stderr
     said = run(WEIR, "stage", "ask", "main.nothing", "--instance", weir.name, check=False)

@@ -80,6 +80,24 @@ def test_an_idle_flow_ends_and_its_stage_gets_the_counters(lab):
     weir.stop()
 
 
+def test_without_a_cache_the_commands_say_so(lab):
+    weir = lab.weir("flows = 0\n" + config(lab))
+    for words in (["list"], ["flush"]):
+        assert "no flow cache: " in run(WEIR, "flows", *words, "--instance", weir.name).stdout
+    said = run(WEIR, "flows", "list", "--stage", "shortcut", "--instance", weir.name, check=False)
+    assert said.returncode == 2 and "there is no stage shortcut; there are: main.shortcut" in said.stderr
+    # In front of the command the option does the same.
+    assert "no flow cache" in run(WEIR, "--instance", weir.name, "flows", "list").stdout
+    refused = run(WEIR, "--instance", weir.name, "plugins", check=False)
+    assert refused.returncode == 2 and "plugins takes no --instance" in refused.stderr
+
+
+def test_a_plugin_that_would_offload_and_may_not_is_named(lab):
+    weir = lab.weir(config(lab).replace('plugin = "shortcut"', 'plugin = "unfit"\nname = "shortcut"'))
+    assert any("stage main.shortcut: plugin unfit would offload flows, and does not say per_flow" in each
+               for each in weir.stats()["warnings"]), weir.stats()["warnings"]
+
+
 def test_a_flow_is_dropped_under_its_stages_reason(lab):
     wires = lab.wires()
     weir = lab.weir(config(lab, "closed = 99"))

@@ -240,7 +240,7 @@ TEST_F(Socket, is_not_held_up_by_one_who_says_nothing) {
   client.say("{}");
   socket->serve(echo);
   EXPECT_EQ(client.hear(), R"({"ok":{"you said":{}}})");
-  EXPECT_EQ(silent.hear(), R"({"error":"nothing came within 100 ms","invalid":false})");
+  EXPECT_EQ(silent.hear(), R"({"error":"nothing came within 500 ms","invalid":false})");
   EXPECT_THAT(empty.hear(), testing::StartsWith(R"({"error":)"));
 }
 
