@@ -39,7 +39,7 @@ std::unique_ptr<Stage> empty_stage(u32 number, std::integer_sequence<u32, number
   return made;
 }
 
-// A lane that only receives: free frames, at most `burst` at a time, as a receive ring under load gives them.
+// A queue that only receives: free frames, at most `burst` at a time, as a receive ring under load gives them.
 class Supply : public Queue {
  public:
   explicit Supply(u32 burst) : burst_(burst) {}
@@ -96,14 +96,14 @@ class Record final : public Queue {
   std::vector<Packet>& packets_;
 };
 
-class OneLane final : public Port {
+class OneQueue final : public Port {
  public:
-  explicit OneLane(std::unique_ptr<Queue> lane) : lane_(std::move(lane)) {}
+  explicit OneQueue(std::unique_ptr<Queue> queue) : queue_(std::move(queue)) {}
   [[nodiscard]] u32 queues() const noexcept override { return 1; }
-  [[nodiscard]] Queue& queue(u32) noexcept override { return *lane_; }
+  [[nodiscard]] Queue& queue(u32) noexcept override { return *queue_; }
 
  private:
-  std::unique_ptr<Queue> lane_;
+  std::unique_ptr<Queue> queue_;
 };
 
 template <typename T>
@@ -147,20 +147,20 @@ class Rig {
  private:
   [[nodiscard]] u32 blocks() const noexcept { return 2 + empty_ + 1; }  // the ports', then the stages'
 
-  std::vector<Runner::Lane> build(std::unique_ptr<Queue> source, std::unique_ptr<Port> sink) {
+  std::vector<Runner::RxQueue> build(std::unique_ptr<Queue> source, std::unique_ptr<Port> sink) {
     auto pipeline = std::make_unique<Pipeline>();
     for (u32 i = 0; i < empty_; ++i) append(*pipeline, empty_stage(i, std::make_integer_sequence<u32, longest_pipeline>()));
     auto last = must(patch().make(must(context_.keys(patch(), R"(pairs = [["in", "out"]])")), context_));
     if (const Result<> bound = last->bind(memory_); !bound) broken(bound.error().what.c_str());
     append(*pipeline, std::move(last));
-    std::vector<Runner::Lane> lanes{{in, source.get()}};
+    std::vector<Runner::RxQueue> queues{{in, source.get()}};
     path_.ports.resize(2);
-    path_.ports[in.value].port = std::make_unique<OneLane>(std::move(source));
+    path_.ports[in.value].port = std::make_unique<OneQueue>(std::move(source));
     path_.ports[in.value].pipeline = pipeline.get();
     path_.ports[out.value].port = std::move(sink);
     path_.ports[out.value].block = out.value;
     path_.pipelines.push_back(std::move(pipeline));
-    return lanes;
+    return queues;
   }
   static void append(Pipeline& pipeline, std::unique_ptr<Stage> stage) {
     const u32 number = static_cast<u32>(pipeline.stages.size());
@@ -202,7 +202,7 @@ std::vector<Packet> some_packets() {
 // Against the plainest reference: the same frames in the same order.
 std::string check(const Case& one, const std::vector<Packet>& packets) {
   std::vector<Packet> sent;
-  Rig rig(one.empty, std::make_unique<Replay>(one.burst, packets), std::make_unique<OneLane>(std::make_unique<Record>(sent)));
+  Rig rig(one.empty, std::make_unique<Replay>(one.burst, packets), std::make_unique<OneQueue>(std::make_unique<Record>(sent)));
   u64 bytes = 0;
   for (const Packet& packet : packets) bytes += packet.size();
   u64 came = 0;

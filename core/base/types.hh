@@ -49,7 +49,7 @@ struct Strong {
 };
 
 using Ifindex = Strong<u32, struct IfindexTag>;      // the kernel's number of a netdev, within its network namespace
-using QueueId = Strong<u32, struct QueueIdTag>;      // rx/tx lane of a port
+using QueueId = Strong<u32, struct QueueIdTag>;      // rx and tx of a port
 using PortSlot = Strong<u16, struct PortSlotTag>;    // index of a port in this instance: devmap key and counter block
 using GroupSlot = Strong<u16, struct GroupSlotTag>;  // index of a group in this instance
 

@@ -389,16 +389,16 @@ Result<> Instance::go() {
 }
 
 std::vector<std::unique_ptr<Runner>> Instance::make_runners() {
-  std::vector<std::vector<Runner::Lane>> lanes(worker_count_);
+  std::vector<std::vector<Runner::RxQueue>> queues(worker_count_);
   u32 next = 0;
   for (u16 slot = 0; slot < path_->ports.size(); ++slot) {
     Port& port = *path_->ports[slot].port;
     for (u32 queue = 0; queue < port.queues(); ++queue)
-      if (!port.queue(queue).silent()) lanes[next++ % worker_count_].push_back({PortSlot{slot}, &port.queue(queue)});
+      if (!port.queue(queue).silent()) queues[next++ % worker_count_].push_back({PortSlot{slot}, &port.queue(queue)});
   }
   std::vector<std::unique_ptr<Runner>> runners;
   for (u32 worker = 0; worker < worker_count_; ++worker)
-    runners.push_back(std::make_unique<Runner>(*path_, *pool_, worker, path_->accounts.worker_row(worker), std::move(lanes[worker])));
+    runners.push_back(std::make_unique<Runner>(*path_, *pool_, worker, path_->accounts.worker_row(worker), std::move(queues[worker])));
   return runners;
 }
 
@@ -497,12 +497,12 @@ Result<> Instance::follow(KernelPort& port, const Netdev& netdev) {
     return fail("it has {} queues, weir serves at most {}", netdev.queues, KernelSide::max_queues);
   TRY_VOID(XdpLink::expect_free(netdev.ifindex));
   TRY_VOID(borrow(port, config));
-  const u32 queues = config.queues != 0 ? config.queues : netdev.queues;
+  const u32 number = config.queues != 0 ? config.queues : netdev.queues;
   auto umem = TRY(Umem::create(*pool_));
-  auto made = TRY(XdpPort::open(*umem, port.device, queues, port.slot, xsk_options(config)));
+  auto made = TRY(XdpPort::open(*umem, port.device, number, port.slot, xsk_options(config)));
   const KernelPort before = port;
   port.ifindex = netdev.ifindex;
-  port.queues = queues;
+  port.queues = number;
   port.mac = netdev.mac;
   port.mtu = netdev.mtu;
   port.scatters = netdev.driver == "veth";
@@ -518,11 +518,11 @@ Result<> Instance::follow(KernelPort& port, const Netdev& netdev) {
   }
   PortEntry& entry = path_->ports[port.slot.value];
   std::unique_ptr<Port> old = std::move(made);
-  std::vector<Queue*> lanes;
-  for (u32 queue = 0; queue < old->queues(); ++queue) lanes.push_back(&old->queue(queue));
+  std::vector<Queue*> queues;
+  for (u32 queue = 0; queue < old->queues(); ++queue) queues.push_back(&old->queue(queue));
   workers_->at_rest([&] {
     std::swap(entry.port, old);
-    workers_->serve(port.slot, lanes);
+    workers_->serve(port.slot, queues);
     const XskSocket::Remains remains = static_cast<XdpPort&>(*old).take_back();
     account& own = path_->accounts.at(path_->accounts.worker_row(0), entry.block);
     own.frames += remains.unread;

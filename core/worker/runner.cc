@@ -17,23 +17,23 @@ u32 longest_of(PortEntry& port) noexcept { return std::atomic_ref(port.longest).
 
 }  // namespace
 
-Runner::Runner(DataPath& path, FramePool& pool, u32 number, u32 row, std::vector<Lane> lanes)
-    : path_(path), number_(number), row_(row), cache_(pool), lanes_(std::move(lanes)), out_(path.ports.size()) {
+Runner::Runner(DataPath& path, FramePool& pool, u32 number, u32 row, std::vector<RxQueue> queues)
+    : path_(path), number_(number), row_(row), cache_(pool), queues_(std::move(queues)), out_(path.ports.size()) {
   waiting_.reserve(path.ports.size());
 }
 
 u32 Runner::poll() noexcept {
   u32 total = 0;
-  for (const Lane& lane : lanes_) {
+  for (const RxQueue& from : queues_) {
     burst_.clear();
-    const u32 got = lane.queue->receive(burst_, cache_);
-    if (const Queue::Unread unread = lane.queue->take_unread()) count(unread, of(lane.port));
+    const u32 got = from.queue->receive(burst_, cache_);
+    if (const Queue::Unread unread = from.queue->take_unread()) count(unread, of(from.port));
     if (got == 0) continue;
     total += got;
-    account& port = of(lane.port);
+    account& port = of(from.port);
     port.frames += got;
     for (const Frame& frame : burst_) port.bytes += frame.length;
-    run(path_.ports[lane.port.value].pipeline, burst_);
+    run(path_.ports[from.port.value].pipeline, burst_);
   }
   flush();
   reclaim();

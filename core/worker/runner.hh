@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// runner: one worker's part of the data path: take bursts from its lanes, run them through their pipeline, send them out.
+// runner: one worker's part of the data path: take bursts from its queues, run them through their pipeline, send them out.
 #pragma once
 
 #include <vector>
@@ -10,15 +10,15 @@ namespace weir {
 
 class Runner {
  public:
-  struct Lane {
+  struct RxQueue {
     PortSlot port;
     Queue* queue;
   };
 
-  // `row`: in the accounts, this runner's own. `number`: of the worker, picks its lane on ports that it sends to.
-  Runner(DataPath& path, FramePool& pool, u32 number, u32 row, std::vector<Lane> lanes);
+  // `row`: in the accounts, this runner's own. `number`: of the worker, picks its queue of ports that it sends to.
+  Runner(DataPath& path, FramePool& pool, u32 number, u32 row, std::vector<RxQueue> queues);
 
-  // One turn over all lanes. Returns the number of frames that came in.
+  // One turn over all queues. Returns the number of frames that came in.
   u32 poll() noexcept;
   // A burst through a pipeline from its first stage, or from where the kernel half left each frame; then out.
   void run(const Pipeline* pipeline, Burst& burst) noexcept;
@@ -26,11 +26,11 @@ class Runner {
   void flush() noexcept;
 
   // Between two polls.
-  void add_lane(const Lane& lane) { lanes_.push_back(lane); }
-  void drop_lanes(PortSlot port) {
-    std::erase_if(lanes_, [port](const Lane& lane) { return lane.port == port; });
+  void add_queue(const RxQueue& from) { queues_.push_back(from); }
+  void drop_queues(PortSlot port) {
+    std::erase_if(queues_, [port](const RxQueue& from) { return from.port == port; });
   }
-  [[nodiscard]] const std::vector<Lane>& lanes() const noexcept { return lanes_; }
+  [[nodiscard]] const std::vector<RxQueue>& queues() const noexcept { return queues_; }
   [[nodiscard]] u32 free() const noexcept { return cache_.free(); }
   [[nodiscard]] u32 held() const noexcept;                        // in bursts: none between two polls
   [[nodiscard]] bool unsent() const noexcept { return unsent_; }  // a ring waits for another kick
@@ -62,7 +62,7 @@ class Runner {
   DataPath& path_;
   u32 number_, row_;
   FrameCache cache_;
-  std::vector<Lane> lanes_;
+  std::vector<RxQueue> queues_;
   std::vector<Outbox> out_;   // by port
   std::vector<u16> waiting_;  // ports whose outbox is not empty
   bool unsent_ = false;

@@ -52,19 +52,19 @@ struct Loop {
   Runner* runner;
   u32 cpu;
   Fd wake;
-  std::vector<pollfd> sleepers;  // `wake` and the lanes' descriptors
+  std::vector<pollfd> sleepers;  // `wake` and the queues' descriptors
 };
 
 // Nothing would wake it.
 bool must_spin(const Loop& loop) noexcept {
-  return std::ranges::any_of(loop.runner->lanes(),
-                             [](const Runner::Lane& lane) { return lane.queue->descriptor() < 0 && !lane.queue->silent(); });
+  return std::ranges::any_of(loop.runner->queues(),
+                             [](const Runner::RxQueue& each) { return each.queue->descriptor() < 0 && !each.queue->silent(); });
 }
 
 void list_sleepers(Loop& loop) {
   loop.sleepers = {{loop.wake.get(), POLLIN, 0}};
-  for (const Runner::Lane& lane : loop.runner->lanes())
-    if (lane.queue->descriptor() >= 0) loop.sleepers.push_back({lane.queue->descriptor(), POLLIN, 0});
+  for (const Runner::RxQueue& from : loop.runner->queues())
+    if (from.queue->descriptor() >= 0) loop.sleepers.push_back({from.queue->descriptor(), POLLIN, 0});
 }
 
 Result<Loop> loop_of(Runner& runner, u32 cpu) {
@@ -158,8 +158,8 @@ void Workers::at_rest(const std::function<void()>& act) {
 }
 
 void Workers::serve(PortSlot port, const std::vector<Queue*>& queues) {
-  for (Loop& loop : impl_->loops) loop.runner->drop_lanes(port);
-  for (std::size_t i = 0; i < queues.size(); ++i) impl_->runners[(port.value + i) % impl_->runners.size()]->add_lane({port, queues[i]});
+  for (Loop& loop : impl_->loops) loop.runner->drop_queues(port);
+  for (std::size_t i = 0; i < queues.size(); ++i) impl_->runners[(port.value + i) % impl_->runners.size()]->add_queue({port, queues[i]});
   for (Loop& loop : impl_->loops) list_sleepers(loop);
 }
 

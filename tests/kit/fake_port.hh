@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// fake_port: a port whose lanes a test fills, and whose transmit rings it looks into.
+// fake_port: a port whose queues a test fills, and whose transmit rings it looks into.
 #pragma once
 
 #include <deque>
@@ -51,10 +51,10 @@ class FakeQueue final : public Queue {
 };
 
 struct FakePort final : Port {
-  explicit FakePort(u32 queues) : lanes(queues) {}
-  [[nodiscard]] u32 queues() const noexcept override { return static_cast<u32>(lanes.size()); }
-  [[nodiscard]] Queue& queue(u32 index) noexcept override { return lanes.at(index); }
-  std::deque<FakeQueue> lanes;
+  explicit FakePort(u32 queues) : all(queues) {}
+  [[nodiscard]] u32 queues() const noexcept override { return static_cast<u32>(all.size()); }
+  [[nodiscard]] Queue& queue(u32 index) noexcept override { return all.at(index); }
+  std::deque<FakeQueue> all;
 };
 
 }  // namespace weir::kit

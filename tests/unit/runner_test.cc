@@ -61,7 +61,7 @@ u32 sign(egress_frame* frame, const void*, void*) {
 }
 const egress_program signing{.name = "sign", .run = sign};
 
-// Ports, pipelines and one runner for all lanes. Whatever a test does, every frame is somewhere in the end.
+// Ports, pipelines and one runner for all queues. Whatever a test does, every frame is somewhere in the end.
 class Mill {
  public:
   static constexpr u32 blocks = 32, first_stage = 8, first_egress = 16;
@@ -70,12 +70,12 @@ class Mill {
       : pool(std::move(*FramePool::create(frames, 2048))),
         path(Accounts(std::move(*Mapping::anonymous(3 * blocks * sizeof(account))), 1, 3, blocks)) {
     path.stack = &stack;
-    std::vector<Runner::Lane> lanes;
+    std::vector<Runner::RxQueue> polled;
     for (u16 slot = 0; slot < ports; ++slot) {
       path.ports.push_back({.name = "", .port = std::make_unique<FakePort>(queues), .pipeline = nullptr, .egress = {}, .block = slot});
-      for (u32 i = 0; i < queues; ++i) lanes.push_back({PortSlot{slot}, &queue(slot, i)});
+      for (u32 i = 0; i < queues; ++i) polled.push_back({PortSlot{slot}, &queue(slot, i)});
     }
-    runner.emplace(path, *pool, number, path.accounts.worker_row(number), std::move(lanes));
+    runner.emplace(path, *pool, number, path.accounts.worker_row(number), std::move(polled));
   }
   ~Mill() {
     expect_conserved();
@@ -109,7 +109,7 @@ class Mill {
     for (u16 slot = 0; slot < path.ports.size(); ++slot) {
       const account port = of(slot);
       in += port.frames, copies += port.counter[WEIR_PORT_COPIES], tx += port.tx, stacked += port.verdict[WEIR_TO_STACK];
-      for (FakeQueue& lane : static_cast<FakePort&>(*path.ports[slot].port).lanes) frames += lane.held(), transmitted += lane.transmitted;
+      for (FakeQueue& each : static_cast<FakePort&>(*path.ports[slot].port).all) frames += each.held(), transmitted += each.transmitted;
       u64 fates = 0;
       for (u32 verdict : {WEIR_REDIRECT, WEIR_FLOOD, WEIR_TO_STACK, WEIR_DROP}) fates += port.verdict[verdict];
       EXPECT_EQ(port.frames, fates) << "port " << slot << ": what came in, and what became of it";
@@ -126,10 +126,10 @@ class Mill {
   void expect_every_frame_once() {
     FrameCache& cache = runner->cache();
     for (PortEntry& port : path.ports)
-      for (FakeQueue& lane : static_cast<FakePort&>(*port.port).lanes) {
-        lane.stuck = false;
-        lane.reclaim(cache);
-        for (Burst burst; lane.receive(burst, cache) > 0; burst.clear())
+      for (FakeQueue& each : static_cast<FakePort&>(*port.port).all) {
+        each.stuck = false;
+        each.reclaim(cache);
+        for (Burst burst; each.receive(burst, cache) > 0; burst.clear())
           for (const Frame& frame : burst) cache.release(frame);
       }
     std::set<u64> all;
@@ -311,7 +311,7 @@ TEST(Runner, sends_more_than_a_burst_to_one_port_in_order) {
   EXPECT_EQ(mill.sent(3), all);
 }
 
-TEST(Runner, sends_by_its_own_lane_of_a_port) {
+TEST(Runner, sends_by_its_own_queue_of_a_port) {
   Mill mill(2, 512, 3, 1);
   mill.serve(1);
   mill.arrive(0, "r1");

@@ -26,14 +26,14 @@ class Mills {
         path(Accounts(std::move(*Mapping::anonymous((1 + workers) * ports * 2 * sizeof(account))), 1, 1 + workers, ports * 2)) {
     Pipeline& pipeline = *path.pipelines.emplace_back(std::make_unique<Pipeline>());
     pipeline.stages.push_back({"", nullptr, std::make_unique<Onward>(*this), 0, ports});
-    std::vector<std::vector<Runner::Lane>> lanes(workers);
+    std::vector<std::vector<Runner::RxQueue>> queues(workers);
     for (u16 slot = 0; slot < ports; ++slot) {
       path.ports.push_back({.name = "", .port = std::make_unique<FakePort>(1), .pipeline = &pipeline, .egress = {}, .block = slot});
       queue(slot).wire = PortSlot{slot};
-      lanes[slot % workers].push_back({PortSlot{slot}, &queue(slot)});
+      queues[slot % workers].push_back({PortSlot{slot}, &queue(slot)});
     }
     std::vector<std::unique_ptr<Runner>> runners;
-    for (u32 i = 0; i < workers; ++i) runners.push_back(std::make_unique<Runner>(path, *pool, i, 1 + i, std::move(lanes[i])));
+    for (u32 i = 0; i < workers; ++i) runners.push_back(std::make_unique<Runner>(path, *pool, i, 1 + i, std::move(queues[i])));
     auto started = Workers::start(std::move(runners), allowed_cpus());
     if (!started) broken(started.error().what.c_str());
     running = std::move(*started);
