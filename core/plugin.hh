@@ -4,9 +4,10 @@
 
 #include "bpf/abi/link.h"
 #include "core/pipeline/stage.hh"
+#include "core/pipeline/state.hh"
 
 // Changed whenever a plugin built against an earlier libweir would not fit.
-#define WEIR_PLUGIN_ABI "weir-0.4"
+#define WEIR_PLUGIN_ABI "weir-0.5"
 
 // Ends a user half: WEIR_PLUGIN(.name = "patch", .says = "…", .keys = {…}, .drops = {…}, …, .make = …, .kernel_half = …)
 #define WEIR_PLUGIN(...)                                                            \

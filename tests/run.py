@@ -10,6 +10,7 @@
     install   what `meson install` gives
     netns     real traffic through network namespaces; root
     sanitize  unit, bpf and netns once more with the build in build-sanitize
+    threads   the tests in which threads meet, with the build in build-threads
     vm        Debian's other kernels under qemu; tests/vm/fetch brings them
 
 What cannot run says what it misses and counts as skipped."""
@@ -24,7 +25,7 @@ import time
 import xml.etree.ElementTree as xml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SUITES = ["unit", "bpf", "lint", "install", "netns", "sanitize", "vm"]
+SUITES = ["unit", "bpf", "lint", "install", "netns", "sanitize", "threads", "vm"]
 SANITIZED = ["unit", "bpf", "netns"]
 # The first finding ends a program, so that its test fails.
 SANITIZERS = {"ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
@@ -39,7 +40,7 @@ def programs(build):
 
 
 def commands(suite, build, report):
-    if suite in ("unit", "bpf"):
+    if suite in ("unit", "bpf", "threads"):
         chosen = "Kernel*" if suite == "bpf" else "-Kernel*"
         return [[program, f"--gtest_filter={chosen}", f"--gtest_output=xml:{report}.{number}.xml", "--gtest_brief=1"]
                 for number, program in enumerate(programs(build))]
@@ -69,6 +70,10 @@ def run_suite(suite, build, folder, environment):
     """Runs a suite with its output on the terminal; the outcome of each of its tests."""
     if suite == "sanitize":
         return run_sanitized(build.parent / "build-sanitize", folder, environment)
+    if suite == "threads":
+        build = build.parent / "build-threads"
+        if not (build / "tests" / "unit" / "worker_tests").exists():
+            return [("threads", "skipped", "needs ./build-threads: .ci/prepare --threads makes it")]
     results = []
     environment = {**environment, "WEIR_BUILD": str(build)}
     todo = commands(suite, build, folder / suite)
@@ -77,7 +82,7 @@ def run_suite(suite, build, folder, environment):
         return [(suite, "failed", f"no test programs under {build}: build them first")]
     for number, command in enumerate(todo):
         done = subprocess.run(list(map(str, command)), env=environment, check=False)
-        file = folder / (f"{suite}.{number}.xml" if suite in ("unit", "bpf") else f"{suite}.xml")
+        file = folder / (f"{suite}.{number}.xml" if suite in ("unit", "bpf", "threads") else f"{suite}.xml")
         found = list(read(file)) if file.exists() else []
         results += found
         if done.returncode != 0 and not any(outcome == "failed" for _, outcome, _ in found):

@@ -61,14 +61,26 @@ std::string ports_table(const json& stats) {
   return table.text();
 }
 
+// A part of a whole that may be nothing yet.
+Cell ratio(double part, double whole, int digits = 1) {
+  return whole <= 0 ? Cell("-", true) : Cell(fmt::format("{:.{}f}", part / whole, digits), true);
+}
+
+// In user space, of the bursts that were timed.
+Cell frame_ns(const json& stage, const json& before = json::object()) {
+  const json none{{"frames", 0}, {"ns", 0}};
+  const json now = stage.value("timed", none), then = before.value("timed", none);
+  return ratio(now["ns"].get<double>() - then["ns"].get<double>(), now["frames"].get<double>() - then["frames"].get<double>(), 0);
+}
+
 std::string stages_table(const json& stats) {
-  Table table({"stage", "plugin", "half", "in", "next", "redirect", "flood", "punt", "to_stack", "drop"});
+  Table table({"stage", "plugin", "half", "in", "next", "redirect", "flood", "punt", "to_stack", "drop", "ns/frame"});
   for (const json& stage : stats["stages"])
     for (const char* half : {"kernel", "user"}) {
       const json& of = stage[half];
       table.add({stage["pipeline"].get<std::string>() + "." + stage["stage"].get<std::string>(), stage["plugin"], half, number(of, "in"),
                  number(of, "next"), number(of, "redirect"), number(of, "flood"), number(of, "punt"), number(of, "to_stack"),
-                 number(of, "drop")});
+                 number(of, "drop"), half == std::string("user") ? frame_ns(stage) : Cell("-", true)});
     }
   return table.empty() ? "" : "\n" + table.text();
 }
@@ -94,6 +106,42 @@ std::string extras(const json& stats) {
 std::string flows_line(const json& stats) {
   const json& flows = stats["flows"];
   return flows["places"] == 0 ? "" : fmt::format("\nflows: {}\n", named(flows));
+}
+
+// How busy the threads of user space are: of their polls, how many found frames, and how many they found; what they took from lanes.
+// `before`: an earlier answer, or nothing.
+std::string workers_table(const json& stats, const json& before = json::object()) {
+  Table table({"thread", "is a", "cpu", "polls", "found_%", "frames", "frames/burst", "from_lanes", "frames/burst"});
+  const json none = json::array(), was = before.value("workers", none);
+  for (std::size_t i = 0; i < stats["workers"].size(); ++i) {
+    const json& row = stats["workers"][i];
+    const auto grown = [&](const char* key) { return row.value(key, 0.0) - (i < was.size() ? was[i].value(key, 0.0) : 0.0); };
+    const auto count = [&](const char* key) { return Cell(fmt::format("{:.0f}", grown(key)), true); };
+    table.add({digits(row, "thread"), row["kind"], number(row, "cpu"), count("polls"), ratio(100 * grown("found"), grown("polls")),
+               count("frames"), ratio(grown("frames"), grown("found")), count("drained"), ratio(grown("drained"), grown("drains"))});
+  }
+  return table.empty() ? "" : "\n" + table.text();
+}
+
+std::string lanes_table(const json& stats) {
+  Table table({"parallel stage", "lanes", "in use", "frames", "deepest", "room", "overflow"});
+  for (const json& lanes : stats["lanes"])
+    table.add({lanes["pipeline"].get<std::string>() + "." + lanes["stage"].get<std::string>(), number(lanes, "lanes"),
+               lanes["spread"] == true ? "yes" : "no", number(lanes, "frames"), number(lanes, "deepest"), number(lanes, "room"),
+               number(lanes, "overflow")});
+  return table.empty() ? "" : "\n" + table.text();
+}
+
+// Where frames lie in rings of AF_XDP sockets: those that wait to be taken, by queue.
+std::string rings_line(const json& stats) {
+  std::string text;
+  for (const json& port : stats["ports"]) {
+    const json none = json::array(), rings = port.value("rings", none);
+    for (std::size_t queue = 0; queue < rings.size(); ++queue)
+      if (const auto waiting = rings[queue]["waiting"].get<std::uint64_t>(); waiting > 0)
+        text += fmt::format("{}{} queue {}: {}", text.empty() ? "" : ", ", port["name"].get<std::string>(), queue, waiting);
+  }
+  return text.empty() ? "" : fmt::format("\nwaiting in rings: {}\n", text);
 }
 
 std::string egress_table(const json& stats) {
@@ -178,6 +226,7 @@ std::string show_stats(const json& stats) {
   std::string text = fmt::format("{}: up {:.0f} s{}\n\n", stats["instance"].get<std::string>(), stats["uptime_s"].get<double>(),
                                  stats["user_only"] == true ? ", kernel halves off" : "");
   text += ports_table(stats) + stages_table(stats) + extras(stats) + flows_line(stats) + egress_table(stats) + drops_table(stats);
+  text += workers_table(stats) + lanes_table(stats) + rings_line(stats);
   const json& frames = stats["frames"];
   const json& sum = stats["account"];
   text += fmt::format("\nframes: {} = {} free + {} in rings + {} in bursts + {} in lanes\n", digits(frames, "total"),
@@ -216,7 +265,15 @@ std::string show_rates(const json& before, const json& now) {
     drops.add({drop["where"], drop["reason"], rate(then != before["drops"].end() ? *then : json::object(), drop, "frames"),
                number(drop, "frames")});
   }
+  Table stages({"stage", "in user space/s", "ns/frame"});
+  for (std::size_t i = 0; i < now["stages"].size() && i < before["stages"].size(); ++i) {
+    const json &then = before["stages"][i], &stage = now["stages"][i];
+    stages.add({stage["pipeline"].get<std::string>() + "." + stage["stage"].get<std::string>(), rate(then["user"], stage["user"], "in"),
+                frame_ns(stage, then)});
+  }
   std::string text = ports.text() + extras(now);
+  if (!stages.empty()) text += "\n" + stages.text();
+  text += workers_table(now, before) + lanes_table(now) + rings_line(now);
   if (!egress.empty()) text += "\n" + egress.text();
   if (!drops.empty()) text += "\n" + drops.text();
   for (const json& warning : now["warnings"]) text += fmt::format("\nwarning: {}", warning.get<std::string>());

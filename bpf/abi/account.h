@@ -6,7 +6,7 @@
 
 /* The map "accounts" is memory-mapped rows, each as many `struct account` as there are blocks. A row has one writer: the
  * first rows belong to the possible CPUs (XDP runs with soft interrupts off, so a CPU's programs never interrupt each other), the rows
- * behind them to the workers, one each, and the last one to the control thread. A block belongs to one port (by slot, these come first), one
+ * behind them to the threads of user space that run stages, one each, and the last one to the control thread. A block belongs to one port (by slot, these come first), one
  * stage, or one place in an egress chain; its counter is the sum over all rows. There are WEIR_MAX_PORTS blocks at least, so that a slot is
  * always within a row. */
 
@@ -41,6 +41,7 @@ enum weir_drop {
 	WEIR_DROP_DEVICE_DOWN,	   /* user side: the port's device is down */
 	WEIR_DROP_PROCESS_DIED,	   /* user side: in the rings and bursts of a process that was killed */
 	WEIR_DROP_DEVICE_GONE,	   /* user side: unread in the ring of a device that went */
+	WEIR_DROP_LANE_FULL,	   /* user side: the lanes of a parallel stage had no room */
 	WEIR_DROP_OWN,
 	WEIR_DROP_UNNAMED = 37,	   /* a stage or an egress program gave a reason that is none of its names */
 	WEIR_DROPS
@@ -55,7 +56,7 @@ enum weir_drop {
 #define WEIR_FRAME_NOTES 512
 
 /* Raised when a counter changes its place or its meaning: a run adopts only counters that it understands. */
-#define WEIR_ACCOUNT_VERSION 8
+#define WEIR_ACCOUNT_VERSION 9
 
 enum weir_port_counter {
 	WEIR_PORT_COPIES,	/* frames that floods made beyond the one that came in */

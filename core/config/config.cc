@@ -86,7 +86,9 @@ Schema pipeline_schema() {
 
 // Keys of a stage of any plugin. The default name is the plugin's.
 Schema stage_schema(const std::string& plugin, const Catalog& catalog) {
-  return {Key::string("plugin").as("one of " + listed(catalog.stages())), Key::string("name").otherwise(quoted(plugin))};
+  return {Key::string("plugin").as("one of " + listed(catalog.stages())),
+          Key::boolean("parallel").otherwise("false").as("its frames are spread over CPUs by their flows"),
+          Key::string("name").otherwise(quoted(plugin))};
 }
 
 template <typename T>
@@ -518,7 +520,9 @@ StageConfig Reader::stage(const toml::table& table, const std::string& path) {
   Schema schema = stage_schema(plugin.value_or(""), catalog_);
   if (own != nullptr) {
     schema.insert(schema.end(), own->begin(), own->end());
-    return {*plugin, "", check_.node(table, schema, path), position_of(table)};
+    StageConfig made{*plugin, "", check_.node(table, schema, path), position_of(table)};
+    if (made.keys.has("parallel")) made.parallel = made.keys.boolean("parallel");
+    return made;
   }
   if (plugin) check_.note_unknown(position_of(*table.get("plugin")), path + ".plugin", "plugin", *plugin, catalog_.stages());
   schema.back().default_text.clear();  // no plugin to be named after

@@ -60,6 +60,7 @@ struct StageConfig {
   std::string name;  // unique in its pipeline; default: the plugin's name
   ConfigNode keys;   // the plugin's own keys
   Position at;
+  bool parallel = false;  // its frames go to lanes, which any free worker works off
 };
 
 struct PipelineConfig {

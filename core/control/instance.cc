@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <random>
 
 #include "bpf/abi/link.h"
 #include "core/base/guard.hh"
@@ -73,12 +74,10 @@ Result<> Instance::inspect() {
   port_warnings_.resize(topology_->config().ports.size());
   for (const Device& device : devices_) port_warnings_[device.slot.value] = device.warnings;
   const u32 queues = receive_queues();
-  // A worker without a queue would only hold free frames.
-  worker_count_ = std::min(static_cast<u32>(allowed_cpus().size()), std::max(queues, 1u));
-  if (topology_->config().workers != 0) worker_count_ = topology_->config().workers;
+  crew_ = topology_->crew(queues);
   if (queues > 0 && fill_per_queue() < least_fill)
-    return invalid("[frames] count = {}: {} queues and {} workers need at least {}", topology_->config().frame_count, queues, worker_count_,
-                   2 * least_fill * queues + FrameCache::capacity * worker_count_);
+    return invalid("[frames] count = {}: {} queues and {} threads need at least {}", topology_->config().frame_count, queues,
+                   crew_.threads(), 2 * least_fill * queues + FrameCache::capacity * crew_.threads());
   return {};
 }
 
@@ -94,7 +93,7 @@ u32 Instance::receive_queues() const {
 // Half of the frames wait for receiving; the others travel.
 u32 Instance::fill_per_queue() const {
   const u32 queues = receive_queues();
-  const u32 cached = std::min(topology_->config().frame_count, FrameCache::capacity * worker_count_);
+  const u32 cached = std::min(topology_->config().frame_count, FrameCache::capacity * crew_.threads());
   return std::min((topology_->config().frame_count - cached) / 2 / std::max(queues, 1u), XskSocket::ring_size);
 }
 
@@ -107,8 +106,8 @@ Result<> Instance::make_frames() {
 // Two runs with the same layout may share counters and tables.
 std::string Instance::layout() const {
   std::string text =
-      fmt::format("{}cpus {} workers {} netns {} user_only {} account {} tracing {:x}\nifindex", topology_->fingerprint(), possible_cpus(),
-                  worker_count_, netns_inode(), options_.user_only, WEIR_ACCOUNT_VERSION, KernelSide::tracing_hash());
+      fmt::format("{}cpus {} threads {} netns {} user_only {} account {} tracing {:x}\nifindex", topology_->fingerprint(), possible_cpus(),
+                  crew_.threads(), netns_inode(), options_.user_only, WEIR_ACCOUNT_VERSION, KernelSide::tracing_hash());
   for (const Device& device : devices_) text += fmt::format(" {}", device.netdev.ifindex.value);
   for (std::size_t slot = 0; slot < generations_.size(); ++slot)
     if (generations_[slot] > 0) text += fmt::format("\nchain {} of port {}", generations_[slot], slot);
@@ -116,7 +115,7 @@ std::string Instance::layout() const {
 }
 
 Result<> Instance::make_kernel() {
-  const u32 cpus = possible_cpus(), rows = cpus + worker_count_ + 1, blocks = std::max<u32>(topology_->blocks(), WEIR_MAX_PORTS);
+  const u32 cpus = possible_cpus(), rows = cpus + crew_.threads() + 1, blocks = std::max<u32>(topology_->blocks(), WEIR_MAX_PORTS);
   if (devices_.empty()) {
     path_.emplace(Accounts(TRY(Mapping::anonymous(sizeof(account) * rows * blocks)), cpus, rows, blocks));
     return {};
@@ -196,6 +195,16 @@ KernelStage Instance::kernel_stage(const Topology::StagePlan& plan) const {
           flows_ != nullptr && plan.offloads};
 }
 
+// Of the next stage of the pipeline.
+Lanes* Instance::make_lanes(const Pipeline& pipeline) {
+  std::random_device dice;
+  const Lanes::Shape shape = Lanes::shape_for(crew_.drainers(), topology_->config().frame_count, topology_->parallel_stages());
+  return lanes_
+      .emplace_back(std::make_unique<Lanes>(pipeline, static_cast<u32>(pipeline.stages.size()), static_cast<u32>(lanes_.size()), shape,
+                                            u64{dice()} << 32 | dice()))
+      .get();
+}
+
 Result<> Instance::make_stages() {
   std::vector<Topology::StagePlan>& plans = topology_->stages();
   for (const PipelineConfig& config : topology_->config().pipelines)
@@ -209,7 +218,9 @@ Result<> Instance::make_stages() {
     TRY_WITHIN_VOID("stage " + name, guarded("bind plugin " + std::string(plan.plugin->name), [&] { return plan.stage->bind(*memory); }));
     if (in_kernel(plan)) TRY_VOID(kernel_->load_stage(kernel));
     auto pipeline = std::ranges::find(path_->pipelines, plan.pipeline->name, [](const auto& each) { return each->name; });
-    (*pipeline)->stages.push_back({plan.config->name, plan.plugin, std::move(plan.stage), plan.number, plan.block});
+    Lanes* lanes = nullptr;
+    if (plan.config->parallel) lanes = make_lanes(**pipeline);
+    (*pipeline)->stages.push_back({plan.config->name, plan.plugin, std::move(plan.stage), plan.number, plan.block, lanes});
   }
   return {};
 }
@@ -256,7 +267,7 @@ Result<std::unique_ptr<Port>> Instance::open_port(PortSlot slot) const {
                            .name = port.name,
                            .pool = *pool_,
                            .fill = fill_per_queue(),
-                           .workers = worker_count_,
+                           .workers = crew_.threads(),
                            .receives = !port.pipeline.empty(),
                            .settings = settings == config.settings.end() ? nullptr : &settings->second});
   });
@@ -366,7 +377,9 @@ Result<> Instance::go() {
     path_->stack = stack_.get();
     TRY_VOID(prepare_layout(name(), layout()));
   }
-  workers_ = TRY(Workers::start(make_runners(), allowed_cpus(), topology_->config().spin));
+  std::vector<Lanes*> lanes;
+  for (const auto& each : lanes_) lanes.push_back(each.get());
+  workers_ = TRY(Workers::start(make_runners(), allowed_cpus(), crew_, std::move(lanes)));
   if (kernel_) {
     TRY_VOID(kernel_->attach(kernel_ports_));
     TRY_VOID(kernel_->prepare_pins(stack_->memories()));
@@ -389,16 +402,16 @@ Result<> Instance::go() {
 }
 
 std::vector<std::unique_ptr<Runner>> Instance::make_runners() {
-  std::vector<std::vector<Runner::RxQueue>> queues(worker_count_);
+  std::vector<std::vector<Runner::RxQueue>> queues(crew_.threads());
   u32 next = 0;
   for (u16 slot = 0; slot < path_->ports.size(); ++slot) {
     Port& port = *path_->ports[slot].port;
     for (u32 queue = 0; queue < port.queues(); ++queue)
-      if (!port.queue(queue).silent()) queues[next++ % worker_count_].push_back({PortSlot{slot}, &port.queue(queue)});
+      if (!port.queue(queue).silent()) queues[next++ % crew_.workers].push_back({PortSlot{slot}, &port.queue(queue)});
   }
   std::vector<std::unique_ptr<Runner>> runners;
-  for (u32 worker = 0; worker < worker_count_; ++worker)
-    runners.push_back(std::make_unique<Runner>(*path_, *pool_, worker, path_->accounts.worker_row(worker), std::move(queues[worker])));
+  for (u32 thread = 0; thread < crew_.threads(); ++thread)
+    runners.push_back(std::make_unique<Runner>(*path_, *pool_, thread, path_->accounts.worker_row(thread), std::move(queues[thread])));
   return runners;
 }
 
@@ -436,7 +449,35 @@ void Instance::tick() {
   tick_flows(static_cast<u32>(now.tv_sec));
   for (const auto& pipeline : path_->pipelines)
     for (const StageEntry& stage : pipeline->stages) stage.stage->tick(static_cast<u32>(now.tv_sec));
+  watch_threads();
   watch(true);
+}
+
+// A thread that is in the same call of a stage as a second ago has been kept there for a second, at least.
+void Instance::watch_threads() {
+  const auto& runners = workers_->runners();
+  for (std::size_t i = 0; i < runners.size(); ++i) {
+    const Runner::Place now = runners[i]->place();
+    if (kept_.size() == i) kept_.push_back({now, 0});
+    auto& [place, seconds] = kept_[i];
+    if (now == place && now.inside()) {
+      ++seconds;
+      continue;
+    }
+    if (seconds > 0)
+      news_.push_back(fmt::format("stage {}: it has gone on, having kept thread {} for about {} s",
+                                  name_of(static_cast<u16>(place.stage())), i, seconds));
+    kept_[i] = {now, 0};
+  }
+}
+
+std::vector<std::string> Instance::kept_warnings() const {
+  std::vector<std::string> all;
+  for (std::size_t i = 0; i < kept_.size(); ++i)
+    if (kept_[i].seconds > 0)
+      all.push_back(fmt::format("stage {}: it has not returned for more than a second, and keeps thread {}, on CPU {}",
+                                name_of(static_cast<u16>(kept_[i].place.stage())), i, workers_->cpu(static_cast<u32>(i))));
+  return all;
 }
 
 std::vector<std::pair<int, Stage*>> Instance::watched() const {
@@ -550,6 +591,7 @@ std::vector<std::string> Instance::warnings() const {
   for (const PortEntry& entry : path_->ports)
     for (const std::string& warning : entry.port->warnings()) all.push_back(fmt::format("port {}: {}", entry.name, warning));
   for (std::string& of_group : group_warnings()) all.push_back(std::move(of_group));
+  for (std::string& of_thread : kept_warnings()) all.push_back(std::move(of_thread));
   all.insert(all.end(), warnings_.begin(), warnings_.end());
   return all;
 }

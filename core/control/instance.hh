@@ -74,6 +74,8 @@ class Instance {
   Result<> finish();
   // What holds now, each with its remedy.
   [[nodiscard]] std::vector<std::string> warnings() const;
+  // What has come to pass since the last call, to be said once.
+  [[nodiscard]] std::vector<std::string> take_news() { return std::exchange(news_, {}); }
   [[nodiscard]] const std::string& name() const noexcept { return topology_->config().name; }
 
  private:
@@ -88,6 +90,7 @@ class Instance {
   Result<> make_groups();
   Result<> open_sockets();
 
+  Lanes* make_lanes(const Pipeline& pipeline);
   Result<> make_kernel_port(const Device& device);
   // The egress chain of a port without a device, and the memory of its programs.
   struct PlainChain {
@@ -142,9 +145,23 @@ class Instance {
   // What the workers' counters and rings held while they stood still. Taken in a hurry: frames wait meanwhile.
   struct Moment {
     Accounts accounts;
-    std::vector<u64> stack_lost;                       // frames, by port slot
-    u64 free = 0, rings = 0, bursts = 0, waiting = 0;  // frames; `waiting` are those in the rings that are on their way in
+    std::vector<u64> stack_lost;                                  // frames, by port slot
+    u64 free = 0, rings = 0, bursts = 0, lanes = 0, waiting = 0;  // frames; `waiting` are those in the rings that are on their way in
+    std::vector<Runner::Numbers> threads;
+    std::vector<std::vector<u32>> depths;  // of lanes, by parallel stage
+    struct Rings {
+      u32 held, waiting;  // frames in them; those of them that would come in
+    };
+    std::vector<std::vector<Rings>> queues;  // by port slot
   };
+
+  // Where a thread was when the clock last ticked.
+  struct Kept {
+    Runner::Place place;
+    u32 seconds;  // that it has been there
+  };
+  void watch_threads();
+  [[nodiscard]] std::vector<std::string> kept_warnings() const;
 
   // reload.cc
   // A stage that is ready to take the place of one that runs; and that one, once it has.
@@ -209,6 +226,8 @@ class Instance {
   nlohmann::json stage_report(const Moment& at, const StageEntry& stage, const std::string& pipeline) const;
   nlohmann::json egress_report(const Moment& at, PortSlot slot) const;
   nlohmann::json frames_report(const Moment& at) const;
+  nlohmann::json threads_report(const Moment& at) const;
+  nlohmann::json lanes_report(const Moment& at) const;
   nlohmann::json drops_report(const Moment& at) const;
   nlohmann::json account_report(const Moment& at, const nlohmann::json& drops) const;
   [[nodiscard]] account kernel_account(const Moment& at, PortSlot slot) const;
@@ -244,8 +263,11 @@ class Instance {
   IcmpSender icmp_;
   std::deque<Sample> samples_;  // the last ones
   u64 samples_read_ = 0;
+  std::vector<std::unique_ptr<Lanes>> lanes_;  // of the parallel stages
   std::unique_ptr<Workers> workers_;
-  u32 worker_count_ = 0;
+  Crew crew_;
+  std::vector<Kept> kept_;  // by thread
+  std::vector<std::string> news_;
   u64 gone_ = 0;  // frames that drivers without copies took with their devices
   bool adopted_ = false;
   bool ran_ = false;  // go() came to its end

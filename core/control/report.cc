@@ -15,7 +15,7 @@ using nlohmann::json;
 constexpr std::array drop_names = {"runt",         "no_entry",    "no_group",       "no_socket",    "no_stage",    "redirect_failed",
                                    "flood_failed", "punt_failed", "device_refused", "peer_no_napi", "exception",   "ring_full",
                                    "no_frame",     "stack_full",  "stack_failed",   "too_long",     "device_down", "process_died",
-                                   "device_gone"};
+                                   "device_gone",  "lane_full"};
 static_assert(drop_names.size() == WEIR_DROP_OWN);
 
 const char* mode_name(Mode mode) { return mode == Mode::native ? "native" : mode == Mode::generic ? "generic" : "auto"; }
@@ -32,6 +32,9 @@ json verdicts(const account& of, bool kernel) {
   given["in"] = in;
   return given;
 }
+
+// How long a question waits for threads to come to rest.
+constexpr u32 patience_ms = 2000;
 
 u64 traced_drops(const account& port) { return port.drop[WEIR_DROP_DEVICE_REFUSED] + port.drop[WEIR_DROP_PEER_NO_NAPI]; }
 
@@ -103,6 +106,8 @@ json Instance::port_report(const Moment& now, PortSlot slot) const {
     port["redirectable"] = at->redirectable;
     port["zero_copy"] = static_cast<const XdpPort&>(*path_->ports[slot.value].port).zero_copy();
   }
+  port["rings"] = json::array();
+  for (const auto& [held, waiting] : now.queues[slot.value]) port["rings"].push_back({{"held", held}, {"waiting", waiting}});
   port["rx"] = xdp ? kernel.frames : user.frames;
   port["rx_bytes"] = xdp ? kernel.bytes : user.bytes;
   port["redirect"] = kernel.verdict[WEIR_REDIRECT];
@@ -134,6 +139,12 @@ json Instance::stage_report(const Moment& now, const StageEntry& stage, const st
   for (std::size_t i = 0; i < stage.plugin->counters.size(); ++i)
     report["counters"][stage.plugin->counters[i]] = kernel.counter[i] + user.counter[i];
   for (const auto& [name, value] : stage.stage->gauges()) report["gauges"][name] = value;
+  Runner::StageTime time;
+  for (const Runner::Numbers& thread : now.threads) {
+    time.frames += thread.stages[stage.number].frames;
+    time.ns += thread.stages[stage.number].ns;
+  }
+  report["timed"] = {{"frames", time.frames}, {"ns", time.ns}};
   return report;
 }
 
@@ -234,14 +245,64 @@ json Instance::drops_report(const Moment& now) const {
 }
 
 json Instance::frames_report(const Moment& now) const {
-  return {{"total", pool_->count()}, {"free", now.free}, {"rings", now.rings + gone_}, {"bursts", now.bursts}, {"lanes", 0}};
+  return {{"total", pool_->count()}, {"free", now.free}, {"rings", now.rings + gone_}, {"bursts", now.bursts}, {"lanes", now.lanes}};
+}
+
+// Each thread that runs stages: how often it has asked queues for frames, how often it got some, how many, and how many it has taken from
+// lanes; and of each stage what the bursts have cost that were timed.
+json Instance::threads_report(const Moment& now) const {
+  json all = json::array();
+  for (u32 i = 0; i < now.threads.size(); ++i) {
+    const Runner::Numbers& thread = now.threads[i];
+    const char* kind = i < crew_.workers ? "worker" : i < crew_.drainers() ? "helper" : "guard";
+    json row{{"thread", i},
+             {"kind", kind},
+             {"cpu", workers_->cpu(i)},
+             {"polls", thread.polls},
+             {"found", thread.found},
+             {"frames", thread.frames},
+             {"drained", thread.drained},
+             {"drains", thread.drains},
+             {"stages", json::array()}};
+    for (const auto& pipeline : path_->pipelines)
+      for (const StageEntry& stage : pipeline->stages)
+        if (const Runner::StageTime& time = thread.stages[stage.number]; time.bursts > 0)
+          row["stages"].push_back({{"pipeline", pipeline->name},
+                                   {"stage", stage.name},
+                                   {"timed_bursts", time.bursts},
+                                   {"timed_frames", time.frames},
+                                   {"timed_ns", time.ns}});
+    all.push_back(std::move(row));
+  }
+  return all;
+}
+
+json Instance::lanes_report(const Moment& now) const {
+  json all = json::array();
+  for (u32 i = 0; i < lanes_.size(); ++i) {
+    const Lanes& lanes = *lanes_[i];
+    const Lanes::Shape& shape = lanes.shape();
+    u64 frames = 0;
+    for (const u32 depth : now.depths[i]) frames += depth;
+    all.push_back({{"pipeline", lanes.pipeline().name},
+                   {"stage", lanes.pipeline().stages[lanes.stage()].name},
+                   {"lanes", shape.lanes},
+                   {"room", shape.room},
+                   {"limit", shape.limit},
+                   {"spread", lanes.spreads()},
+                   {"frames", frames},
+                   {"deepest", std::ranges::max(now.depths[i])},
+                   {"depths", now.depths[i]},
+                   {"overflow", lanes.overflow()}});
+  }
+  return all;
 }
 
 // The sum of design rule "rx = tx + to_stack + drops + held" over the instance. Not zero while frames are between two counters, which is
 // for the length of one poll of the device; not zero for long: a frame was lost without a name.
 json Instance::account_report(const Moment& now, const json& drops) const {
   u64 in = 0, copies = 0, tx = 0, to_stack = 0, drop = 0;
-  const u64 held = now.waiting + now.bursts;
+  const u64 held = now.waiting + now.bursts + now.lanes;
   for (u16 slot = 0; slot < path_->ports.size(); ++slot) {
     const account kernel = kernel_account(now, PortSlot{slot}), user = user_account(now, PortSlot{slot});
     in += topology_->config().ports[slot].is_xdp() ? kernel.frames : user.frames;
@@ -258,22 +319,35 @@ Result<Instance::Moment> Instance::moment() {
   const Accounts& live = path_->accounts;
   Moment now{.accounts = TRY(live.blank()), .stack_lost = std::vector<u64>(path_->ports.size())};
   now.accounts.take(live, 0, live.rows());  // what takes its time: the copy's memory comes page by page
-  workers_->at_rest([&] {
+  const auto take = [&](u32 kept) {
     now.accounts.take(live, live.worker_row(0), live.rows());
     now.free = pool_->free();
     for (const auto& runner : workers_->runners()) {
       now.free += runner->free();
       now.bursts += runner->held();
+      now.threads.push_back(runner->numbers());
+    }
+    for (const auto& lanes : lanes_) {
+      auto& depths = now.depths.emplace_back();
+      for (u32 lane = 0; lane < lanes->shape().lanes; ++lane) now.lanes += depths.emplace_back(lanes->depth(lane));
     }
     for (u16 slot = 0; slot < path_->ports.size(); ++slot) {
       Port& port = *path_->ports[slot].port;
+      auto& rings = now.queues.emplace_back();
       for (u32 queue = 0; queue < port.queues(); ++queue) {
-        now.rings += port.queue(queue).held();
-        now.waiting += port.queue(queue).waiting();
+        const auto& [held, waiting] = rings.emplace_back(port.queue(queue).held(), port.queue(queue).waiting());
+        now.rings += held;
+        now.waiting += waiting;
       }
       if (stack_) now.stack_lost[slot] = stack_->lost(PortSlot{slot});
     }
-  });
+    // A burst that a stage keeps is that stage's: how large it is follows from the others.
+    if (kept > 0) now.bursts = pool_->count() - std::min<u64>(pool_->count(), now.free + now.rings + gone_ + now.lanes);
+  };
+  if (!workers_->look(take, patience_ms)) {
+    const std::vector<std::string> why = kept_warnings();
+    return fail("the counters cannot be read: {}", why.empty() ? "a thread does not come to rest" : why.front());
+  }
   now.accounts.take(live, 0, live.worker_row(0));
   return now;
 }
@@ -291,6 +365,8 @@ Result<json> Instance::stats() {
   }
   for (const auto& pipeline : path_->pipelines)
     for (const StageEntry& stage : pipeline->stages) report["stages"].push_back(stage_report(now, stage, pipeline->name));
+  report["workers"] = threads_report(now);
+  report["lanes"] = lanes_report(now);
   report["drops"] = drops_report(now);
   report["flows"] = flows_report();
   report["frames"] = frames_report(now);

@@ -37,8 +37,9 @@ constexpr int end_interval_ms = 10;  // between two looks whether all has come i
 // Says each warning once for as long as it holds.
 class Warnings {
  public:
-  void tell(const Instance& instance) {
+  void tell(Instance& instance) {
     std::vector<std::string> now = instance.warnings();
+    for (const std::string& each : instance.take_news()) std::fputs(fmt::format("weir: {}\n", each).c_str(), stderr);
     for (const std::string& each : now)
       if (std::ranges::find(told_, each) == told_.end()) std::fputs(fmt::format("weir: warning: {}\n", each).c_str(), stderr);
     told_ = std::move(now);

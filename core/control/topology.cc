@@ -43,6 +43,8 @@ class Topology::Context final : public StageContext {
     const std::vector<PortConfig>& all = topology_.config_.ports;
     return port.value < all.size() ? std::string_view(all[port.value].device) : std::string_view();
   }
+  // As many as crew() may say, whatever queues there will be.
+  [[nodiscard]] u32 threads() const override { return topology_.most_threads(); }
   Result<GroupSlot> group(std::span<const PortSlot> ports) override { return topology_.group(ports); }
   StageFlows& flows() override {
     asked_for_flows_ = true;
@@ -109,6 +111,27 @@ Result<std::unique_ptr<Topology>> Topology::build(Config config, const Registry&
   made->note_names_of_egress(registry);
   return made;
 }
+
+u32 Topology::parallel_stages() const noexcept {
+  u32 number = 0;
+  for (const PipelineConfig& pipeline : config_.pipelines)
+    number += static_cast<u32>(std::ranges::count(pipeline.stages, true, &StageConfig::parallel));
+  return number;
+}
+
+// A worker without a queue would only hold free frames; where a stage is parallel, a CPU without a worker has a helper, as far as there are
+// frames for it to hold.
+Crew Topology::crew(u32 queues) const {
+  const u32 cpus = static_cast<u32>(allowed_cpus().size());
+  Crew crew{.workers = config_.workers != 0 ? config_.workers : std::min(cpus, std::max(queues, 1u)), .spin = config_.spin};
+  if (parallel_stages() == 0) return crew;
+  const u32 affordable = std::max(config_.frame_count / (4 * FrameCache::capacity), 1u);
+  crew.helpers = std::min(cpus - std::min(cpus, crew.workers), affordable);
+  crew.guard = true;
+  return crew;
+}
+
+u32 Topology::most_threads() const { return std::max(config_.workers, static_cast<u32>(allowed_cpus().size())) + 1; }
 
 const Topology::StagePlan* Topology::first_stage(const PortConfig& port) const noexcept {
   auto at = std::ranges::find_if(stages_, [&](const StagePlan& stage) { return stage.pipeline->name == port.pipeline; });
@@ -206,7 +229,7 @@ std::vector<std::string> Topology::differences(const Topology& other) const {
                         groups_[i].of_stage ? "floods to (for its members alone: weir devmap group join or leave)" : "would flood to"));
   const auto stages_of = [](const PipelineConfig& pipeline) {
     std::string text = fmt::format("{} {}", pipeline.name, static_cast<int>(pipeline.miss));
-    for (const StageConfig& stage : pipeline.stages) text += fmt::format("\n{} {}", stage.plugin, stage.name);
+    for (const StageConfig& stage : pipeline.stages) text += fmt::format("\n{} {} {}", stage.plugin, stage.name, stage.parallel);
     return text;
   };
   compare(one.pipelines.size() == two.pipelines.size(), "the number of pipelines");

@@ -11,6 +11,7 @@
 #include "core/pipeline/data_path.hh"
 #include "core/pipeline/flow_table.hh"
 #include "core/pipeline/registry.hh"
+#include "core/worker/workers.hh"
 
 namespace weir {
 
@@ -55,6 +56,9 @@ class Topology {
   [[nodiscard]] u32 block(PortSlot port) const noexcept { return port.value; }
   [[nodiscard]] u32 egress_block(PortSlot port) const noexcept { return egress_blocks_[port.value]; }
   [[nodiscard]] u32 blocks() const noexcept { return blocks_; }
+  [[nodiscard]] u32 parallel_stages() const noexcept;
+  // The threads that run stages, for ports of so many receive queues in all.
+  [[nodiscard]] Crew crew(u32 queues) const;
   // Why a chain with a foreign program cannot stand on a port: user space would send there too, without that program. Empty: it can.
   [[nodiscard]] std::string refuse_foreign(const std::vector<EgressConfig>& chain) const;
   // What of another one takes a new start: all but the programs and keys of egress chains, the members of named groups, and what stages do.
@@ -67,6 +71,7 @@ class Topology {
  private:
   class Context;
   explicit Topology(Config config);
+  [[nodiscard]] u32 most_threads() const;
   Result<GroupSlot> group(std::span<const PortSlot> ports);
   void note_names_of_egress(const Registry& registry);
   Config config_;

@@ -22,6 +22,7 @@ struct Frame {
   u8 verdict;     // enum weir_verdict; never WEIR_PUNT
   u16 argument;   // of the verdict: port, group or reason
   u8 kept = 0;    // 1: a stage wants to see every frame of the flow, see Burst::keep(); above: see struct punt_meta
+  u8 way = 0;     // of a frame that has been in a lane: whose queues it leaves by, the number of the worker that it came in by
 
   // The T at `offset`, or null when the frame is shorter.
   template <typename T>
@@ -59,12 +60,15 @@ class Burst {
   template <typename Counter>
   requires std::is_enum_v<Counter>
   void count(Counter counter, u64 by = 1) noexcept { account_->counter[static_cast<u32>(counter)] += by; }
+  // The thread that runs the stage now: below StageContext::threads(). See PerThread.
+  [[nodiscard]] u32 thread() const noexcept { return thread_; }
 
   // The runtime's side: fill a burst, hand it to a stage, take out what has been decided.
   void push(const Frame& frame) noexcept { frames_[size_++] = frame; }
   void clear() noexcept { size_ = 0, decided_ = 0; }
   void truncate(u32 size) noexcept { size_ = size, decided_ = 0; }
   void charge(account* to) noexcept { account_ = to; }
+  void run_by(u32 thread) noexcept { thread_ = thread; }
   [[nodiscard]] u32 decided() const noexcept { return decided_; }  // frames with a verdict
 
  private:
@@ -75,6 +79,7 @@ class Burst {
   }
   u32 size_ = 0;
   u32 decided_ = 0;
+  u32 thread_ = 0;
   account* account_ = nullptr;
   std::array<Frame, capacity> frames_;
 };

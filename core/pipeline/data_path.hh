@@ -16,12 +16,15 @@
 
 namespace weir {
 
+class Lanes;
+
 struct StageEntry {
   std::string name;
   const Plugin* plugin = nullptr;
   std::unique_ptr<Stage> stage;
-  u32 number = 0;  // in the instance, as the metadata of a punted frame names it
-  u32 block = 0;   // in the accounts
+  u32 number = 0;          // in the instance, as the metadata of a punted frame names it
+  u32 block = 0;           // in the accounts
+  Lanes* lanes = nullptr;  // of a parallel stage
 };
 
 struct Pipeline {

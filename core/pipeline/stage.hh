@@ -30,6 +30,8 @@ class StageContext {
   // A group of these ports, for Burst::flood() and the kernel half's flood(). The same ports give the same group. At most
   // WEIR_MAX_GROUPS in an instance.
   virtual Result<GroupSlot> group(std::span<const PortSlot> ports) = 0;
+  // How many threads may run a stage at once: Burst::thread() is below that.
+  [[nodiscard]] virtual u32 threads() const = 0;
   // By which the stage hands flows to the kernel, from bind() on. Whose constructor does not ask for it does not offload: where no stage of
   // a pipeline does, its frames are not looked up.
   virtual Flows& flows() = 0;

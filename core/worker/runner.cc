@@ -2,8 +2,11 @@
 // runner: bursts to completion. The only place where frames change hands on the user side.
 #include "core/worker/runner.hh"
 
+#include <time.h>
+
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstring>
 #include <mutex>
 #include <tuple>
@@ -18,24 +21,46 @@ u32 longest_of(PortEntry& port) noexcept { return std::atomic_ref(port.longest).
 }  // namespace
 
 Runner::Runner(DataPath& path, FramePool& pool, u32 number, u32 row, std::vector<RxQueue> queues)
-    : path_(path), number_(number), row_(row), cache_(pool), queues_(std::move(queues)), out_(path.ports.size()) {
-  waiting_.reserve(path.ports.size());
+    : path_(path), number_(number), row_(row), way_(number), cache_(pool), queues_(std::move(queues)) {
+  fit_ways();
+  for (Burst* burst : {&burst_, &part_, &drained_burst_}) burst->run_by(number);
+  for (const auto& pipeline : path.pipelines)
+    for (const StageEntry& stage : pipeline->stages) {
+      if (stage.lanes == nullptr) continue;
+      stagings_.resize(std::max<std::size_t>(stagings_.size(), stage.lanes->number() + 1));
+      Staging& staging = stagings_[stage.lanes->number()];
+      staging.lanes = stage.lanes;
+      staging.frames.resize(std::size_t{Staging::room} * stage.lanes->shape().lanes);
+    }
 }
 
-u32 Runner::poll() noexcept {
+void Runner::fit_ways() {
+  ways_.clear();
+  out_.clear();
+  waiting_.clear();
+  drained_.clear();
+  for (u16 slot = 0; slot < path_.ports.size(); ++slot) {
+    const u32 queues = path_.ports[slot].port->queues();
+    ways_.push_back({static_cast<u32>(out_.size()), queues});
+    for (u32 queue = 0; queue < queues; ++queue) out_.emplace_back(PortSlot{slot}, queue);
+  }
+  waiting_.reserve(out_.size());
+  drained_.reserve(out_.size());
+}
+
+u32 Runner::poll(const Runner& whose) noexcept {
   u32 total = 0;
-  for (const RxQueue& from : queues_) {
-    burst_.clear();
-    const u32 got = from.queue->receive(burst_, cache_);
-    if (const Queue::Unread unread = from.queue->take_unread()) count(unread, of(from.port));
-    if (got == 0) continue;
-    total += got;
-    account& port = of(from.port);
-    port.frames += got;
-    for (const Frame& frame : burst_) port.bytes += frame.length;
-    run(path_.ports[from.port.value].pipeline, burst_);
+  for (const RxQueue& from : whose.queues_) {
+    // What goes to lanes goes there many at a time, when there are many.
+    constexpr int most_for_lanes = 4;
+    for (int i = 0; i < most_for_lanes; ++i) {
+      const u32 got = receive(from);
+      total += got;
+      if (got < Burst::capacity || std::ranges::none_of(stagings_, [](const Staging& each) { return each.total > 0; })) break;
+    }
   }
   flush();
+  publish();
   reclaim();
   return total;
 }
@@ -49,6 +74,59 @@ void Runner::count(const Queue::Unread& unread, account& port) noexcept {
   port.drop[WEIR_DROP_NO_FRAME] += unread.no_frame;
 }
 
+u32 Runner::receive(const RxQueue& from) noexcept {
+  burst_.clear();
+  const u32 got = from.queue->receive(burst_, cache_);
+  ++numbers_.polls;
+  if (const Queue::Unread unread = from.queue->take_unread()) count(unread, of(from.port));
+  if (got == 0) return 0;
+  ++numbers_.found;
+  numbers_.frames += got;
+  account& port = of(from.port);
+  port.frames += got;
+  for (const Frame& frame : burst_) port.bytes += frame.length;
+  run(path_.ports[from.port.value].pipeline, burst_);
+  return got;
+}
+
+u32 Runner::poll_for(const Runner& other) noexcept {
+  way_ = other.number_;
+  stands_in_ = true;
+  const u32 got = poll(other);
+  stands_in_ = false;
+  way_ = number_;
+  return got;
+}
+
+// What a thread that polls works off between two polls takes no longer than this, where a frame of the stage does not.
+constexpr u64 share_ns = 50'000;
+
+u32 Runner::drain(Lanes& lanes) noexcept {
+  const u32 want = static_cast<u32>(std::clamp<u64>(share_ns / std::max(lanes.cost_ns(), 1u), 1, Burst::capacity));
+  const u64 mine = lanes.claim(want, number_ * (Lanes::most / 4) + static_cast<u32>(numbers_.drains));
+  if (mine == 0) return 0;
+  drained_burst_.clear();
+  u64 left = 0;
+  for (u64 rest = mine; rest != 0; rest &= rest - 1) {
+    const u32 lane = static_cast<u32>(std::countr_zero(rest));
+    if (drained_burst_.size() < want) lanes.pop(lane, drained_burst_);
+    if (!lanes.empty(lane)) left |= rest & -rest;
+  }
+  const u32 taken = drained_burst_.size();
+  if (taken > 0) {
+    numbers_.drained += taken;
+    ++numbers_.drains;
+    draining_ = true;
+    run_on(&lanes.pipeline(), lanes.stage(), drained_burst_, true);
+    flush();
+    publish();
+    draining_ = false;
+    reclaim_drained();
+  }
+  lanes.release(mine, left, taken);
+  return taken;
+}
+
 // Frames that the kernel punted at different stages are run in parts, in their order.
 void Runner::run(const Pipeline* pipeline, Burst& burst) noexcept {
   if (burst.empty()) return;
@@ -57,29 +135,159 @@ void Runner::run(const Pipeline* pipeline, Burst& burst) noexcept {
     run_from(pipeline, entry, burst);
     return;
   }
+  // Whoever polls in this one's place would overtake the other parts: so none is to stay in a parallel stage.
+  const bool stood_in = std::exchange(stands_in_, true);
   for (const Frame* at = burst.begin(); at != burst.end();) {
     const u8 stage = at->stage;
     part_.clear();
     for (; at != burst.end() && at->stage == stage; ++at) part_.push(*at);
     run_from(pipeline, stage, part_);
   }
+  stands_in_ = stood_in;
 }
 
 // `stage` is the instance's number; one of another pipeline (a frame of before a reload) starts at the front, which is always right.
 void Runner::run_from(const Pipeline* pipeline, u32 stage, Burst& burst) noexcept {
   const u32 count = pipeline == nullptr ? 0 : static_cast<u32>(pipeline->stages.size());
-  u32 at = count > 0 && stage >= pipeline->first() ? stage - pipeline->first() : 0;
-  if (at >= count) at = 0;
+  const u32 at = count > 0 && stage >= pipeline->first() ? stage - pipeline->first() : 0;
+  run_on(pipeline, at < count ? at : 0, burst, false);
+}
+
+// `from_lane`: of the stage in this place.
+void Runner::run_on(const Pipeline* pipeline, u32 at, Burst& burst, bool from_lane) noexcept {
+  const u32 count = pipeline == nullptr ? 0 : static_cast<u32>(pipeline->stages.size());
   if (pipeline != nullptr) miss_ = pipeline->miss;
-  for (; at < count && !burst.empty(); ++at) {
+  for (; at < count && !burst.empty(); ++at, from_lane = false) {
     const StageEntry& entry = pipeline->stages[at];
-    account& stage_account = path_.accounts.at(row_, entry.block);
-    burst.charge(&stage_account);
-    entry.stage->process(burst);
-    stage_account.verdict[WEIR_NEXT] += burst.size() - burst.decided();
-    if (burst.decided() > 0) settle(burst, stage_account);
+    if (entry.lanes == nullptr) {
+      process(entry, burst, 0);
+      continue;
+    }
+    if (!from_lane && hand_over(*entry.lanes, burst)) return;
+    if (!from_lane) publish_before();
+    process(entry, burst, draining_ ? Place::parallel_bit : Place::parallel_bit | Place::poll_bit);
   }
+  place_.store(calls_ << Place::call_shift, std::memory_order_relaxed);
   for (const Frame& frame : burst) to_stack(frame);
+}
+
+namespace {
+
+// Calls of stages from one that is timed to the next: a prime, so that each stage of a pipeline has its turn. More of those that may be
+// parallel, which goes by it.
+constexpr u32 timed_every = 61, lanes_timed_every = 17;
+
+u64 now_ns() noexcept {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<u64>(now.tv_sec) * 1'000'000'000 + static_cast<u64>(now.tv_nsec);
+}
+
+}  // namespace
+
+void Runner::process(const StageEntry& entry, Burst& burst, u32 flags) noexcept {
+  account& stage_account = path_.accounts.at(row_, entry.block);
+  burst.charge(&stage_account);
+  u32& until_timed = entry.lanes == nullptr ? until_timed_ : until_lanes_timed_;
+  const bool timed = --until_timed == 0;
+  const u32 frames = burst.size();
+  const u64 began = timed ? now_ns() : 0;
+  place_.store(++calls_ << Place::call_shift | Place::inside_bit | flags | (entry.number & 0xff), std::memory_order_release);
+  entry.stage->process(burst);
+  if (flags != 0 && (place_.exchange(calls_ << Place::call_shift, std::memory_order_acq_rel) & Place::kept_out_bit) != 0)
+    wait_to_be_let_in(entry, (flags & Place::poll_bit) != 0);
+  if (timed) {
+    const u64 ns = now_ns() - began;
+    until_timed = entry.lanes == nullptr ? timed_every : lanes_timed_every;
+    StageTime& time = numbers_.stages[entry.number % WEIR_MAX_STAGES];
+    time.frames += frames;
+    ++time.bursts;
+    time.ns += ns;
+    if (entry.lanes != nullptr) entry.lanes->note(ns, frames);
+  }
+  stage_account.verdict[WEIR_NEXT] += burst.size() - burst.decided();
+  if (burst.decided() > 0) settle(burst, stage_account);
+}
+
+bool Runner::keep_out(Place at) noexcept {
+  kept_out_.fetch_add(1);
+  u64 seen = place_.load();
+  while (Place(seen).inside() && Place(seen).of_parallel() && Place(seen) == at)
+    if (place_.compare_exchange_weak(seen, seen | Place::kept_out_bit)) return true;
+  let_in();
+  return false;
+}
+
+void Runner::let_in() noexcept {
+  kept_out_.fetch_sub(1);
+  kept_out_.notify_all();
+}
+
+bool Runner::take_over(Place at, Lanes& lanes) noexcept {
+  if (at.of_poll()) lanes.hold();
+  if (keep_out(at)) {
+    stood_in_ += at.of_poll() ? 1 : 0;
+    return true;
+  }
+  if (at.of_poll()) lanes.unhold();
+  return false;
+}
+
+void Runner::wait_to_be_let_in(const StageEntry& entry, bool polled) noexcept {
+  // Who polls in this one's place holds the lanes; the frames that they wait for are away at the end of this turn.
+  for (u32 now = kept_out_.load(); now != 0; now = kept_out_.load()) kept_out_.wait(now);
+  if (polled) stagings_[entry.lanes->number()].held += std::exchange(stood_in_, 0);
+}
+
+// False: the stage is to run here and now: it costs little, and no frame of before waits in its lanes.
+bool Runner::hand_over(Lanes& lanes, Burst& burst) noexcept {
+  Staging& staging = stagings_[lanes.number()];
+  if (!lanes.spreads() && !stands_in_ && staging.total == 0 && lanes.pending() == 0 && !lanes.held()) return false;
+  for (const Frame& frame : burst) {
+    const u32 lane = lanes.lane_of(frame);
+    if (staging.sizes[lane] == Staging::room) publish(staging);
+    Frame& place = staging.frames[lane * Staging::room + staging.sizes[lane]++];
+    place = frame;
+    if (!draining_) place.way = static_cast<u8>(way_);
+    ++staging.total;
+  }
+  burst.truncate(0);
+  return true;
+}
+
+void Runner::publish(Staging& staging) noexcept {
+  flush();  // what of the same flows did not go through lanes was before
+  Lanes& lanes = *staging.lanes;
+  const u32 count = lanes.shape().lanes, first = static_cast<u32>(calls_);  // where there is no room for all, not always for the same ones
+  u32 room = lanes.reserve(staging.total), lost = staging.total - room;
+  u64 offered = 0;
+  for (u32 i = 0; i < count; ++i) {
+    const u32 lane = (first + i) & (count - 1), size = std::exchange(staging.sizes[lane], 0);
+    if (size == 0) continue;
+    const Frame* frames = staging.frames.data() + std::size_t{lane} * Staging::room;
+    const u32 fitting = std::min(size, room), taken = lanes.push(lane, frames, fitting);
+    room -= fitting;
+    if (taken > 0) offered |= u64{1} << lane;
+    for (u32 frame = taken; frame < size; ++frame) drop(frames[frame], WEIR_DROP_LANE_FULL);
+    lost += fitting - taken;
+  }
+  staging.total = 0;
+  if (offered != 0) lanes.offer(offered);
+  if (lost != 0) lanes.overflowed(lost);
+}
+
+// Should the thread stay in the stage, whoever polls in its place must not overtake what it has collected.
+void Runner::publish_before() noexcept {
+  flush();
+  for (Staging& staging : stagings_)
+    if (staging.total > 0) publish(staging);
+}
+
+void Runner::publish() noexcept {
+  for (Staging& staging : stagings_) {
+    if (staging.total > 0) publish(staging);
+    for (; staging.held > 0; --staging.held) staging.lanes->unhold();
+  }
 }
 
 namespace {
@@ -142,11 +350,13 @@ weir_verdict Runner::emit(const Frame* frames, u32 number, PortSlot port) noexce
 }
 
 void Runner::collect(const Frame* frames, u32 number, PortSlot port) noexcept {
-  Outbox& out = out_[port.value];
+  u32 box = box_of(port, way_);
   for (const Frame* end = frames + number; frames != end; ++frames) {
-    if (out.size == 0) waiting_.push_back(port.value);
+    if (draining_) box = box_of(port, frames->way);
+    Outbox& out = out_[box];
+    if (out.size == 0) waiting_.push_back(box);
     out.frames[out.size++] = *frames;
-    if (out.size == Burst::capacity) send(port);
+    if (out.size == Burst::capacity) send(box);
   }
 }
 
@@ -199,15 +409,10 @@ void Runner::drop(const Frame& frame, u32 reason) noexcept {
 
 void Runner::flush() noexcept {
   while (!waiting_.empty()) {
-    const PortSlot port{waiting_.back()};
-    if (out_[port.value].size > 0) send(port);
+    const u32 box = waiting_.back();
+    if (out_[box].size > 0) send(box);
     else waiting_.pop_back();
   }
-}
-
-Queue& Runner::way_out(PortSlot port) noexcept {
-  Port& to = *path_.ports[port.value].port;
-  return to.queue(number_ % to.queues());
 }
 
 // A device that is asked to send what it cannot take loses it without a word. Moves those that it takes to the front.
@@ -227,10 +432,12 @@ Runner::Taken Runner::drop_longer(Frame* frames, u32 number, PortEntry& to, acco
   return {fitting, bytes};
 }
 
-void Runner::send(PortSlot port) noexcept {
-  Outbox& out = out_[port.value];
+void Runner::send(u32 box) noexcept {
+  Outbox& out = out_[box];
+  const PortSlot port = out.port;
   PortEntry& entry = path_.ports[port.value];
-  if (auto at = std::ranges::find(waiting_, port.value); at != waiting_.end()) waiting_.erase(at);
+  if (auto at = std::ranges::find(waiting_, box); at != waiting_.end()) waiting_.erase(at);
+  if (draining_ && !std::exchange(out.drained, true)) drained_.push_back(box);
   account& account = of(port);
   // The kernel checks a frame as it comes to the device entry: in front of a chain that stands there, behind one that is fused.
   const u32 collected = std::exchange(out.size, 0);
@@ -241,7 +448,7 @@ void Runner::send(PortSlot port) noexcept {
     std::tie(number, bytes) = drop_longer(out.frames.data(), kept, entry, account);
   }
   if (number == 0) return;
-  const u32 sent = send_now(way_out(port), out.frames.data(), number);
+  const u32 sent = send_now(entry.port->queue(out.queue), out.frames.data(), number);
   for (u32 i = sent; i < number; ++i) {
     bytes -= out.frames[i].length;
     cache_.release(out.frames[i]);
@@ -265,18 +472,31 @@ u32 Runner::send_now(Queue& queue, const Frame* frames, u32 number) noexcept {
 
 void Runner::reclaim() noexcept {
   unsent_ = false;
-  for (u16 slot = 0; slot < path_.ports.size(); ++slot) {
-    Queue& queue = way_out(PortSlot{slot});
-    if (!queue.tx_lock().try_lock()) continue;  // whoever has it does the same
-    std::scoped_lock hold(std::adopt_lock, queue.tx_lock());
-    unsent_ |= queue.reclaim(cache_);
-    of(PortSlot{slot}).drop[WEIR_DROP_DEVICE_REFUSED] += queue.take_refused();
-  }
+  for (u16 slot = 0; slot < path_.ports.size(); ++slot) unsent_ |= reclaim(PortSlot{slot}, out_[box_of(PortSlot{slot}, way_)].queue);
+  if (!drained_.empty()) unsent_ |= reclaim_drained();
+}
+
+bool Runner::reclaim_drained() noexcept {
+  std::erase_if(drained_, [this](u32 box) {
+    out_[box].drained = reclaim(out_[box].port, out_[box].queue);
+    return !out_[box].drained;
+  });
+  return !drained_.empty();
+}
+
+bool Runner::reclaim(PortSlot port, u32 number) noexcept {
+  Queue& queue = path_.ports[port.value].port->queue(number);
+  if (!queue.tx_lock().try_lock()) return false;  // whoever has it does the same
+  std::scoped_lock hold(std::adopt_lock, queue.tx_lock());
+  const bool unsent = queue.reclaim(cache_);
+  of(port).drop[WEIR_DROP_DEVICE_REFUSED] += queue.take_refused();
+  return unsent;
 }
 
 u32 Runner::held() const noexcept {
   u32 held = 0;
   for (const Outbox& out : out_) held += out.size;
+  for (const Staging& staging : stagings_) held += staging.total;
   return held;
 }
 

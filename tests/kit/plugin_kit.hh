@@ -75,6 +75,7 @@ class FakeContext final : public StageContext {
   [[nodiscard]] std::string_view name(PortSlot port) const override { return names_.at(port.value); }
   [[nodiscard]] std::string_view device(PortSlot) const override { return {}; }
   Result<GroupSlot> group(std::span<const PortSlot> ports) override;
+  [[nodiscard]] u32 threads() const override { return 1; }
   FakeFlows& flows() override { return flows_; }
 
   [[nodiscard]] const std::vector<std::string>& names() const noexcept { return names_; }

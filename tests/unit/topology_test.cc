@@ -120,10 +120,24 @@ TEST(Topology, numbers_every_part_once) {
   EXPECT_EQ(topology->blocks(), all.size());
 }
 
+TEST(Topology, has_a_thread_for_each_cpu_where_a_stage_is_parallel) {
+  const u32 cpus = static_cast<u32>(allowed_cpus().size());
+  const auto plain = built(small), parallel = built(replaced(small, R"(name = "z")", "name = \"z\"\nparallel = true"));
+  EXPECT_EQ(plain->crew(1).threads(), 1u);
+  EXPECT_EQ(parallel->parallel_stages(), 1u);
+  EXPECT_EQ(parallel->crew(1).workers, 1u);
+  EXPECT_EQ(parallel->crew(1).helpers, std::min(cpus - 1, 8u)) << "of 16384 frames";
+  EXPECT_TRUE(parallel->crew(1).guard);
+  EXPECT_EQ(parallel->crew(1000).workers, cpus);
+  EXPECT_EQ(parallel->crew(1000).helpers, 0u);
+}
+
 TEST(Topology, names_what_takes_a_new_start) {
   const auto moved = replaced(small, "device = \"eth2\"", "device = \"eth3\"\nplacement = \"entry\"");
   EXPECT_THAT(built(small)->differences(*built(moved)), ElementsAre("device of port c", "placement of port c"));
   EXPECT_THAT(built(small)->differences(*built(replaced(small, R"(["b", "a"])", R"(["b"])"))), ElementsAre());
+  const auto parallel = replaced(small, R"(name = "z")", "name = \"z\"\nparallel = true");
+  EXPECT_THAT(built(small)->differences(*built(parallel)), ElementsAre("pipeline second"));
   const auto flooded = replaced(replaced(small, R"(["b", "a"])", R"(["a", "c"])"), R"(name = "z")", "name = \"z\"\ngrouped = true");
   const auto quiet = replaced(flooded, R"(["a", "c"])", R"(["a"])");
   EXPECT_THAT(built(flooded)->differences(*built(quiet)),
