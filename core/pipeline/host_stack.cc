@@ -2,12 +2,6 @@
 // host_stack: one memory-mapped ring per port, one thread for all.
 #include "core/pipeline/host_stack.hh"
 
-#include <fcntl.h>
-#include <linux/if_tun.h>
-#include <net/if.h>
-#include <sched.h>
-#include <sys/ioctl.h>
-
 #include <atomic>
 #include <cstring>
 #include <mutex>
@@ -17,41 +11,9 @@
 #include "bpf/abi/to_stack.h"
 #include "bpf/ingress/to_stack.skel.h"
 #include "core/base/spin_lock.hh"
-#include "core/kernel/xdp_link.hh"
+#include "core/kernel/anchor.hh"
 
 namespace weir {
-namespace {
-
-// A program that is not in the kernel's XDP dispatcher is put there for each test run of more than one frame and taken out behind it
-// (bpf_prog_change_xdp in net/bpf/test_run.c), which waits for RCU twice: 24 ms. A program that is attached to a device is there already,
-// and a run of 64 frames costs 17 us before what the stack takes. So the program is attached to a tap that no frame ever enters, in a
-// network namespace that nobody else sees; both go when the tap is closed.
-class Anchor {
- public:
-  // Not held where the process may not make namespaces or taps.
-  explicit Anchor(int program) {
-    // A thread of its own, since the namespace is the thread's.
-    std::thread([&] {
-      if (::unshare(CLONE_NEWNET) != 0) return;
-      Fd tap(::open("/dev/net/tun", O_RDWR | O_CLOEXEC));
-      ifreq request{};
-      request.ifr_flags = IFF_TAP | IFF_NO_PI;
-      if (!tap || ::ioctl(tap.get(), TUNSETIFF, &request) != 0) return;
-      Result<XdpLink> link = XdpLink::attach(program, Ifindex{::if_nametoindex(request.ifr_name)}, true);
-      if (!link) return;
-      tap_ = std::move(tap);
-      link_ = std::move(*link);
-    }).join();
-  }
-  [[nodiscard]] bool holds() const noexcept { return link_.fd() >= 0; }
-
- private:
-  Fd tap_;
-  XdpLink link_;
-};
-
-}  // namespace
-
 class HostStack::Ring {
  public:
   static Result<std::unique_ptr<Ring>> create(const Entry& port, const PinFolder& pins, bool adopt);
