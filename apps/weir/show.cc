@@ -73,6 +73,16 @@ Cell frame_ns(const json& stage, const json& before = json::object()) {
   return ratio(now["ns"].get<double>() - then["ns"].get<double>(), now["frames"].get<double>() - then["frames"].get<double>(), 0);
 }
 
+// Ports whose frames of user space have two ways out.
+std::string ways_table(const json& stats) {
+  Table table({"tx of", "by", "pump", "af_xdp", "why"});
+  for (const json& port : stats["ports"]) {
+    const json tx = port.value("tx", json::object()), frames = tx.value("frames", json{{"pump", 0}, {"af_xdp", port["tx_user"]}});
+    if (tx.contains("why")) table.add({port["name"], tx["by"], number(frames, "pump"), number(frames, "af_xdp"), tx["why"]});
+  }
+  return table.empty() ? "" : "\n" + table.text();
+}
+
 std::string stages_table(const json& stats) {
   Table table({"stage", "plugin", "half", "in", "next", "redirect", "flood", "punt", "to_stack", "drop", "ns/frame"});
   for (const json& stage : stats["stages"])
@@ -225,7 +235,8 @@ json key_names(const weir::Schema& keys) {
 std::string show_stats(const json& stats) {
   std::string text = fmt::format("{}: up {:.0f} s{}\n\n", stats["instance"].get<std::string>(), stats["uptime_s"].get<double>(),
                                  stats["user_only"] == true ? ", kernel halves off" : "");
-  text += ports_table(stats) + stages_table(stats) + extras(stats) + flows_line(stats) + egress_table(stats) + drops_table(stats);
+  text += ports_table(stats) + ways_table(stats) + stages_table(stats) + extras(stats) + flows_line(stats) + egress_table(stats) +
+          drops_table(stats);
   text += workers_table(stats) + lanes_table(stats) + rings_line(stats);
   const json& frames = stats["frames"];
   const json& sum = stats["account"];

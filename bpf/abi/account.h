@@ -68,6 +68,10 @@ enum weir_port_counter {
 	WEIR_PORT_MISS_STACK,	/* frames of this port for a port without an entry that went to the host stack, */
 	WEIR_PORT_MISS_DROP,	/* were dropped, */
 	WEIR_PORT_MISS_ABORTED,	/* or, in kernel rows, dropped by XDP_ABORTED, which shows as an exception too */
+	/* Kernel rows: frames that user space sent by a pump and that were not sent after all, as the drops "device_refused", */
+	WEIR_PORT_PUMP_REFUSED,
+	WEIR_PORT_PUMP_NO_NAPI,	/* "peer_no_napi" */
+	WEIR_PORT_PUMP_FAILED,	/* and "redirect_failed" */
 };
 
 /* What every frame counts is one cache line, the last of the block: see WEIR_FRAME_NOTES. */

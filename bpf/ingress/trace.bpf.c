@@ -23,6 +23,8 @@ struct net_device {
 } __attribute__((preserve_access_index));
 struct bpf_prog;
 
+#define LOOPBACK 1 /* ifindex, LOOPBACK_IFINDEX of the kernel, in every network namespace */
+
 /* ifindex of each port's device to its block in the accounts, plus one. An array, since a hash lookup costs 40 ns; the few machines that have
  * counted past its end have the hash. */
 struct {
@@ -69,12 +71,29 @@ static __always_inline struct account *account_of_device(const struct net_device
 	return account_of(*block - 1);
 }
 
+/* Whether frames come from a pump (core/port/pump.hh): its runs are over frames of the loopback, which no other redirect comes from. */
+static __always_inline int is_pumped(const struct net_device *from)
+{
+	return from && from->ifindex == LOOPBACK && from->nd_net.net->ns.inum == LINKED(trace_link, netns);
+}
+
+static __always_inline struct account *account_of_key(__u32 key)
+{
+	__u32 *slot = LINKED(trace_link, keyed) ? bpf_map_lookup_elem(&slots, &key) : 0;
+
+	return account_of(slot ? *slot : key);
+}
+
 SEC("tp_btf/xdp_devmap_xmit")
 int BPF_PROG(devmap_xmit, const struct net_device *from, const struct net_device *to, int sent, int drops, int err)
 {
 	struct account *account = drops > 0 ? account_of_device(to) : 0;
 
-	if (account)
+	if (!account)
+		return 0;
+	if (is_pumped(from))
+		account->counter[err == -ENXIO ? WEIR_PORT_PUMP_NO_NAPI : WEIR_PORT_PUMP_REFUSED] += drops;
+	else
 		account->drop[err == -ENXIO ? WEIR_DROP_PEER_NO_NAPI : WEIR_DROP_DEVICE_REFUSED] += drops;
 	return 0;
 }
@@ -83,9 +102,15 @@ SEC("tp_btf/xdp_redirect_err")
 int BPF_PROG(redirect_err, const struct net_device *dev, const struct bpf_prog *prog, const void *target, int err, int map_type, __u32 map_id,
 	     __u32 key)
 {
-	struct account *account = account_of_device(dev);
-	__u32 *slot;
+	struct account *account;
 
+	if (is_pumped(dev)) {
+		account = account_of_key(key);
+		if (account)
+			account->counter[WEIR_PORT_PUMP_FAILED]++;
+		return 0;
+	}
+	account = account_of_device(dev);
 	if (!account)
 		return 0;
 	if (map_type == BPF_MAP_TYPE_XSKMAP) {
@@ -98,8 +123,7 @@ int BPF_PROG(redirect_err, const struct net_device *dev, const struct bpf_prog *
 		account->drop[WEIR_DROP_FLOOD_FAILED]++;
 		return 0;
 	}
-	slot = LINKED(trace_link, keyed) ? bpf_map_lookup_elem(&slots, &key) : 0;
-	account = account_of(slot ? *slot : key);
+	account = account_of_key(key);
 	if (account)
 		account->drop[WEIR_DROP_REDIRECT_FAILED]++;
 	return 0;

@@ -69,6 +69,7 @@ Schema device_schema() {
           Key::integer("busy_poll", 0, 1024)
               .otherwise("0")
               .as("frames that workers have the driver take at most at once, instead of interrupts; 0: interrupts"),
+          Key::string("tx", {"af_xdp", "pump", "auto"}).otherwise("\"af_xdp\"").as("how frames leave from user space"),
           Key::integer("key", 0, 0xfffffffe).optional().as("of the device entry; left out: the port's place in the file, from 0"),
           Key::string("placement", {"auto", "entry", "fused"}).otherwise("\"auto\"").as("where the egress chain runs in the kernel")};
 }
@@ -373,6 +374,7 @@ void Reader::device(const ConfigNode& keys, const std::string& path, PortConfig&
   if (keys.has("zero_copy"))
     port.zero_copy =
         choice<ZeroCopy>(keys.string("zero_copy"), {{"auto", ZeroCopy::automatic}, {"on", ZeroCopy::on}, {"off", ZeroCopy::off}});
+  if (keys.has("tx")) port.tx = choice<Tx>(keys.string("tx"), {{"af_xdp", Tx::af_xdp}, {"pump", Tx::pump}, {"auto", Tx::automatic}});
   if (keys.has("placement"))
     port.placement = choice<Placement>(keys.string("placement"),
                                        {{"auto", Placement::automatic}, {"entry", Placement::entry}, {"fused", Placement::fused}});

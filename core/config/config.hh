@@ -14,6 +14,12 @@ namespace weir {
 
 enum class Mode { automatic, native, generic };
 enum class ZeroCopy { automatic, on, off };
+// How frames of user space leave by a port.
+enum class Tx {
+  af_xdp,     // by the socket of a queue
+  pump,       // by a redirect in the kernel, see core/port/pump.hh; by the socket where that is not to be had
+  automatic,  // by whichever is found to cost less
+};
 // Where a port's egress chain runs in the kernel.
 enum class Placement {
   automatic,  // fused, unless a group holds the port
@@ -39,6 +45,7 @@ struct PortConfig {
   ConfigNode keys;     // another driver's own
   Mode mode = Mode::automatic;
   ZeroCopy zero_copy = ZeroCopy::automatic;
+  Tx tx = Tx::af_xdp;
   u32 queues = 0;                    // 0: all that the device has
   u32 busy_poll = 0;                 // frames that a poll of the driver takes at most, instead of interrupts; 0: interrupts
   std::string pipeline;              // empty: frames only leave here; what comes in goes to the host stack

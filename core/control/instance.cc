@@ -59,6 +59,9 @@ Instance::~Instance() {
     forget_prepared_layout(name());
   }
   workers_.reset();
+  for (const KernelPort& port : kernel_ports_)  // while a device that takes redirects only under a program still has its own
+    if (ran_)
+      for (const auto& queue : static_cast<XdpPort&>(*path_->ports[port.slot.value].port).pumped()) queue->finish();
   if (kernel_ && ran_ && !options_.keep) {
     kernel_->detach();
     forget_layout(name());
@@ -98,7 +101,17 @@ u32 Instance::fill_per_queue() const {
 }
 
 Result<> Instance::make_frames() {
-  pool_ = TRY(FramePool::create(topology_->config().frame_count, topology_->config().frame_size));
+  const Config& config = topology_->config();
+  const auto in_a_map = [&]() -> Result<std::unique_ptr<FramePool>> {
+    frames_map_ = TRY(BpfMap::create("frames", {BPF_MAP_TYPE_ARRAY, sizeof(u32), config.frame_size, config.frame_count, BPF_F_MMAPABLE}));
+    return FramePool::over(TRY(frames_map_.map_memory()), config.frame_count, config.frame_size);
+  };
+  if (std::ranges::any_of(config.ports, [](const PortConfig& port) { return port.tx != Tx::af_xdp; })) {
+    auto made = in_a_map();
+    if (made) pool_ = std::move(*made);
+    else no_frames_map_ = made.error().what;
+  }
+  if (!pool_) pool_ = TRY(FramePool::create(config.frame_count, config.frame_size));
   if (!devices_.empty()) umem_ = TRY(Umem::create(*pool_));
   return {};
 }
@@ -230,6 +243,7 @@ Result<> Instance::make_ports() {
   plain_chains_.resize(config.ports.size());
   generations_.resize(config.ports.size());
   retired_.resize(config.ports.size());
+  no_pump_.resize(config.ports.size());
   for (const PortConfig& port : config.ports) chains_.push_back(port.egress);
   notes_ = TRY(Notes::create(kernel_ ? kernel_->notes() : -1));
   for (u16 slot = 0; slot < config.ports.size(); ++slot) {
@@ -363,9 +377,32 @@ Result<> Instance::open_sockets() {
     auto made = TRY_WITHIN(fmt::format("port {}, device {}", port.name, port.device),
                            XdpPort::open(*umem_, port.device, port.queues, port.slot, xsk_options(config)));
     for (u32 queue = 0; queue < port.queues; ++queue) TRY_VOID(kernel_->set_socket(port, QueueId{queue}, made->descriptor(queue)));
+    add_pumps(port, *made);
     path_->ports[port.slot.value].port = std::move(made);
   }
   return {};
+}
+
+// What stands in the way of a pump is no error: frames leave by the sockets.
+void Instance::add_pumps(const KernelPort& port, XdpPort& sockets) {
+  const Tx wanted = topology_->config().ports[port.slot.value].tx;
+  std::string& why = no_pump_[port.slot.value];
+  if (why.clear(); wanted == Tx::af_xdp) return;
+  if (!no_frames_map_.empty()) why = no_frames_map_;
+  else if (sockets.zero_copy()) why = "its device sends without copies, which costs less";
+  else {
+    const Result<Netdev> netdev = look_at(port.device);
+    const bool one_queue = netdev && veth_peer(*netdev).queues == 1;
+    if (const Result<> made = sockets.add_pumps(*pool_, frames_map_, port.ifindex, port.key, wanted, one_queue); !made)
+      why = made.error().what;
+  }
+  if (!why.empty() && wanted == Tx::pump) warn(fmt::format("port {}: frames leave by AF_XDP, and not by a pump: {}", port.name, why));
+}
+
+// Whether what is redirected to the device gets out.
+void Instance::open_pumps(const KernelPort& port) {
+  for (const auto& queue : static_cast<XdpPort&>(*path_->ports[port.slot.value].port).pumped())
+    queue->open(port.mode == Mode::native && port.redirectable);
 }
 
 Result<> Instance::go() {
@@ -382,6 +419,7 @@ Result<> Instance::go() {
   workers_ = TRY(Workers::start(make_runners(), allowed_cpus(), crew_, std::move(lanes)));
   if (kernel_) {
     TRY_VOID(kernel_->attach(kernel_ports_));
+    for (const KernelPort& port : kernel_ports_) open_pumps(port);
     TRY_VOID(kernel_->prepare_pins(stack_->memories()));
     forget_layout(name());  // between the two the pins are of neither layout
     TRY_VOID(kernel_->commit_pins());
@@ -525,6 +563,7 @@ bool Instance::look_again(KernelPort& port, bool peers) {
   warnings = warnings_of(topology_->config().ports[port.slot.value], *netdev, peer);
   const bool redirectable = peer.state != VethPeer::State::missing;
   if (std::exchange(port.redirectable, redirectable) == redirectable) return changed;
+  open_pumps(port);
   if (Result<> set = kernel_->set_entry(port); !set) warn(fmt::format("port {}: {}", port.name, set.error().what));
   return true;
 }
@@ -558,6 +597,7 @@ Result<> Instance::follow(KernelPort& port, const Netdev& netdev) {
     return done;
   }
   PortEntry& entry = path_->ports[port.slot.value];
+  add_pumps(port, *made);
   std::unique_ptr<Port> old = std::move(made);
   std::vector<Queue*> queues;
   for (u32 queue = 0; queue < old->queues(); ++queue) queues.push_back(&old->queue(queue));
@@ -574,6 +614,7 @@ Result<> Instance::follow(KernelPort& port, const Netdev& netdev) {
     for (u32 queue = 0; queue < old->queues(); ++queue) gone_ += old->queue(queue).held();
   });
   old.reset();
+  open_pumps(port);
   later_umems_[port.slot.value] = std::move(umem);
   stack_->follow(port.slot, port.ifindex, port.mode == Mode::generic ? kernel_->mark() : 0);
   std::ranges::find(devices_, port.slot, &Device::slot)->netdev = netdev;

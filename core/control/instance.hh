@@ -23,6 +23,7 @@
 namespace weir {
 
 class Umem;
+class XdpPort;
 struct XskOptions;
 
 // The tables of a user half whose kernel half does not run.
@@ -99,6 +100,8 @@ class Instance {
   };
   PlainChain make_plain_chain(const std::vector<EgressConfig>& configs, u32 block) const;
   [[nodiscard]] bool is_fused(PortSlot slot) const;
+  void add_pumps(const KernelPort& port, XdpPort& sockets);
+  void open_pumps(const KernelPort& port);
   static bool is_foreign(const std::vector<EgressConfig>& chain);
   void count_process_died();
   void watch(bool peers);
@@ -153,6 +156,7 @@ class Instance {
       u32 held, waiting;  // frames in them; those of them that would come in
     };
     std::vector<std::vector<Rings>> queues;  // by port slot
+    std::vector<account> pumped;             // by port slot: of the kernel's counters those of enum weir_port_counter for pumps
   };
 
   // Where a thread was when the clock last ticked.
@@ -222,6 +226,7 @@ class Instance {
   Result<nlohmann::json> devmap();
   [[nodiscard]] nlohmann::json entry_report(u32 slot, const DeviceEntry& entry) const;
   void add_counters(nlohmann::json& row, const Moment& at, const nlohmann::json& drops) const;
+  [[nodiscard]] nlohmann::json tx_report(const KernelPort& port) const;
   nlohmann::json port_report(const Moment& at, PortSlot slot) const;
   nlohmann::json stage_report(const Moment& at, const StageEntry& stage, const std::string& pipeline) const;
   nlohmann::json egress_report(const Moment& at, PortSlot slot) const;
@@ -244,6 +249,8 @@ class Instance {
   std::vector<std::string> warnings_;                    // of the instance
   std::vector<std::vector<std::string>> port_warnings_;  // by slot; they come and go with the state of the device
   std::vector<Device> devices_;
+  BpfMap frames_map_;          // the pool's memory, where a port is to have a pump
+  std::string no_frames_map_;  // why it has none all the same
   std::unique_ptr<FramePool> pool_;
   std::unique_ptr<Umem> umem_;
   std::map<u16, std::unique_ptr<Umem>> later_umems_;  // by slot, of ports whose device came back; over the same frames
@@ -257,6 +264,7 @@ class Instance {
   std::vector<std::vector<EgressConfig>> chains_;  // that run: the file's, until a command says otherwise
   std::vector<u32> generations_;                   // how many chains the port has had before
   std::vector<std::map<ProgramKey, Retired>> retired_;
+  std::vector<std::string> no_pump_;  // why the port has none
   std::unique_ptr<HostStack> stack_;
   std::optional<DataPath> path_;
   std::unique_ptr<Notes> notes_;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // report: what an instance tells of itself, as JSON. Where two tables count one event, the rule that makes them add up stands here.
 #include <array>
+#include <cstring>
 #include <filesystem>
 
 #include "core/control/instance.hh"
@@ -84,11 +85,50 @@ account Instance::kernel_account(const Moment& now, PortSlot slot) const {
 account Instance::user_account(const Moment& now, PortSlot slot) const {
   account port = now.accounts.user(path_->ports[slot.value].block);
   const u64 lost = std::min<u64>(now.stack_lost[slot.value], port.verdict[WEIR_TO_STACK]);
-  port.tx -= std::min<u64>(port.tx, port.drop[WEIR_DROP_DEVICE_REFUSED]);
+  const account& pumped = now.pumped[slot.value];
+  port.drop[WEIR_DROP_DEVICE_REFUSED] += pumped.counter[WEIR_PORT_PUMP_REFUSED];
+  port.drop[WEIR_DROP_PEER_NO_NAPI] += pumped.counter[WEIR_PORT_PUMP_NO_NAPI];
+  port.drop[WEIR_DROP_REDIRECT_FAILED] += pumped.counter[WEIR_PORT_PUMP_FAILED];
+  port.tx -= std::min<u64>(port.tx, traced_drops(port) + port.drop[WEIR_DROP_REDIRECT_FAILED]);
   port.verdict[WEIR_TO_STACK] -= lost;
   port.verdict[WEIR_DROP] += lost;
   port.drop[WEIR_DROP_STACK_FAILED] += lost;
   return port;
+}
+
+// Which way frames of user space leave, and why.
+json Instance::tx_report(const KernelPort& port) const {
+  const Tx asked = topology_->config().ports[port.slot.value].tx;
+  const auto& queues = static_cast<const XdpPort&>(*path_->ports[port.slot.value].port).pumped();
+  json tx{{"asked", asked == Tx::pump ? "pump" : asked == Tx::automatic ? "auto" : "af_xdp"}, {"by", "af_xdp"}};
+  if (asked == Tx::af_xdp) return tx;
+  PumpedQueue::Seen sum{};
+  u64 call_ns = 0, pump_ns = 0, socket_ns = 0;
+  for (const auto& queue : queues) {
+    const PumpedQueue::Seen seen = queue->seen();
+    sum.pumped += seen.pumped;
+    sum.by_socket += seen.by_socket;
+    if (sum.refused == 0) sum.refused = seen.refused;
+    call_ns = std::max(call_ns, seen.call_ns);
+    pump_ns = std::max(pump_ns, seen.pump_frame_ns);
+    socket_ns = std::max(socket_ns, seen.socket_frame_ns);
+  }
+  if (!no_pump_[port.slot.value].empty()) tx["why"] = no_pump_[port.slot.value];
+  else if (port.mode == Mode::generic) tx["why"] = "nothing is redirected to a device in generic mode";
+  else if (!port.redirectable) tx["why"] = "its veth peer has neither GRO nor an XDP program, and loses what is redirected to it";
+  else if (sum.refused != 0) tx["why"] = fmt::format("the kernel refused a run: {}", std::strerror(sum.refused));
+  else if (asked == Tx::pump) tx["by"] = "pump", tx["why"] = "asked for";
+  else if (pump_ns == 0 || socket_ns == 0) tx["by"] = "auto", tx["why"] = "not measured yet";
+  else if (socket_ns <= pump_ns) tx["why"] = "a frame costs no less by the pump";
+  else {
+    tx["by"] = "auto";
+    tx["burst"] = call_ns / (socket_ns - pump_ns) + 1;
+    tx["why"] = fmt::format("from {} frames on the pump costs less", tx["burst"].get<u64>());
+  }
+  if (queues.empty()) return tx;
+  tx["frames"] = {{"pump", sum.pumped}, {"af_xdp", sum.by_socket}};
+  tx["ns"] = {{"run", call_ns}, {"pump_frame", pump_ns}, {"af_xdp_frame", socket_ns}};
+  return tx;
 }
 
 json Instance::port_report(const Moment& now, PortSlot slot) const {
@@ -104,6 +144,7 @@ json Instance::port_report(const Moment& now, PortSlot slot) const {
     port["queues"] = at->queues;
     port["up"] = at->longest > 0;
     port["redirectable"] = at->redirectable;
+    port["tx"] = tx_report(*at);
     port["zero_copy"] = static_cast<const XdpPort&>(*path_->ports[slot.value].port).zero_copy();
   }
   port["rings"] = json::array();
@@ -317,7 +358,9 @@ json Instance::account_report(const Moment& now, const json& drops) const {
 
 Result<Instance::Moment> Instance::moment() {
   const Accounts& live = path_->accounts;
-  Moment now{.accounts = TRY(live.blank()), .stack_lost = std::vector<u64>(path_->ports.size())};
+  Moment now{.accounts = TRY(live.blank()),
+             .stack_lost = std::vector<u64>(path_->ports.size()),
+             .pumped = std::vector<account>(path_->ports.size())};
   now.accounts.take(live, 0, live.rows());  // what takes its time: the copy's memory comes page by page
   const auto take = [&](u32 kept) {
     now.accounts.take(live, live.worker_row(0), live.rows());
@@ -339,6 +382,8 @@ Result<Instance::Moment> Instance::moment() {
         now.rings += held;
         now.waiting += waiting;
       }
+      // A run ends before its worker rests, so that these belong to what workers have counted as sent.
+      if (topology_->config().ports[slot].tx != Tx::af_xdp) now.pumped[slot] = live.kernel(path_->ports[slot].block);
       if (stack_) now.stack_lost[slot] = stack_->lost(PortSlot{slot});
     }
     // A burst that a stage keeps is that stage's: how large it is follows from the others.

@@ -21,6 +21,7 @@ std::vector<const char*> different_keys(const PortConfig& one, const PortConfig&
   compare("driver", one.driver == two.driver);
   compare("mode", one.mode == two.mode);
   compare("zero_copy", one.zero_copy == two.zero_copy);
+  compare("tx", one.tx == two.tx);
   compare("queues", one.queues == two.queues);
   compare("busy_poll", one.busy_poll == two.busy_poll);
   compare("keys of the driver", one.driver != two.driver || one.keys.text() == two.keys.text());

@@ -9,6 +9,11 @@ namespace weir {
 
 Result<std::unique_ptr<FramePool>> FramePool::create(u32 count, u32 size) {
   Mapping memory = TRY_WITHIN(fmt::format("frames: {} of {} bytes", count, size), Mapping::anonymous(static_cast<u64>(count) * size));
+  return over(std::move(memory), count, size);
+}
+
+std::unique_ptr<FramePool> FramePool::over(Mapping memory, u32 count, u32 size) {
+  if (memory.size() < static_cast<u64>(count) * size) broken("frames that lie beyond their memory");
   return std::unique_ptr<FramePool>(new FramePool(std::move(memory), count, size));
 }
 

@@ -17,6 +17,8 @@ class FramePool {
  public:
   // `size`: bytes of a frame, 2048 or 4096.
   static Result<std::unique_ptr<FramePool>> create(u32 count, u32 size);
+  // Over memory of so many bytes at least.
+  static std::unique_ptr<FramePool> over(Mapping memory, u32 count, u32 size);
 
   [[nodiscard]] u8* base() const noexcept { return memory_.data(); }
   [[nodiscard]] u64 bytes() const noexcept { return static_cast<u64>(count_) * size_; }

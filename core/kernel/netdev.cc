@@ -149,11 +149,13 @@ VethPeer look_at_peer(u32 ifindex) {
   ethtool_value gro{.cmd = ETHTOOL_GGRO, .data = 0};
   ethtool_value checksums{.cmd = ETHTOOL_GTXCSUM, .data = 0};
   const Asker asker;
+  look_at_queues(asker, peer);
   const bool has_gro = asker.ethtool(peer.name, gro) && gro.data != 0;
   return {.state = has_gro || peer.xdp_native_id != 0 ? VethPeer::State::ready : VethPeer::State::missing,
           .name = name,
           .netns = "",
-          .leaves_checksums = asker.ethtool(peer.name, checksums) && checksums.data != 0};
+          .leaves_checksums = asker.ethtool(peer.name, checksums) && checksums.data != 0,
+          .queues = peer.queues};
 }
 
 // The id by which the current namespace knows another one; none: it does not.

@@ -41,6 +41,7 @@ struct VethPeer {
   // It leaves the checksums of what its host sends to the receiver (ethtool: tx-checksumming), and the note of this is lost with the skb
   // when XDP redirects the frame or hands it to a socket: its receiver finds a wrong checksum.
   bool leaves_checksums = false;
+  u32 queues = 0;  // rx queues of the peer; 0: unknown
 };
 VethPeer veth_peer(const Netdev& netdev);
 

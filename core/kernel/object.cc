@@ -339,12 +339,12 @@ Result<std::vector<u8>> read_file(const std::string& path) {
   return bytes;
 }
 
-bool run_live(int program_fd, Ifindex device, u32 number) noexcept {
-  u8 bytes[64] = {};
+bool run_live(int program_fd, Ifindex device, u32 number, u32 length) noexcept {
+  static const u8 bytes[longest_live] = {};
   xdp_md context{};
-  context.data_end = sizeof bytes;
+  context.data_end = length;
   context.ingress_ifindex = device.value;
-  LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = bytes, .data_size_in = sizeof bytes, .ctx_in = &context, .ctx_size_in = sizeof context,
+  LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = bytes, .data_size_in = length, .ctx_in = &context, .ctx_size_in = sizeof context,
               .repeat = static_cast<int>(number), .flags = BPF_F_TEST_XDP_LIVE_FRAMES);
   return ::bpf_prog_test_run_opts(program_fd, &options) == 0;
 }

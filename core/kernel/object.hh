@@ -136,10 +136,12 @@ std::string verifier_words(std::string_view log);
 // The bytes of a BPF object file.
 Result<std::vector<u8>> read_file(const std::string& path);
 
-// Runs an XDP program over `number` live frames, as if they came in by the device: what it passes goes up the host's stack, what it
-// redirects goes out (BPF_F_TEST_XDP_LIVE_FRAMES, Linux 5.18). The frames' bytes are the program's to write. False: the kernel refused,
-// and perhaps after some of the frames.
-bool run_live(int program_fd, Ifindex device, u32 number) noexcept;
+// Runs an XDP program over `number` live frames, as if they came in by the device, which is the loopback where it is 0: what the program
+// passes goes up the host's stack, what it redirects goes out (BPF_F_TEST_XDP_LIVE_FRAMES, Linux 5.18). The frames' bytes are the
+// program's to write; they come with `length` of them, at most longest_live. False: the kernel refused (errno), and perhaps after some of
+// the frames.
+constexpr u32 longest_live = 3408;
+bool run_live(int program_fd, Ifindex device, u32 number, u32 length = 64) noexcept;
 
 // One more than the highest number that a CPU may ever have, which are the rows of a table that BPF programs index by CPU. There may be
 // gaps.

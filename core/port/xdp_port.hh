@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// xdp_port: a netdev under XDP: one AF_XDP socket per queue.
+// xdp_port: a netdev under XDP: one AF_XDP socket per queue, and perhaps a pump.
 #pragma once
 
-#include "core/port/xsk.hh"
+#include "core/port/pump.hh"
 
 namespace weir {
 
@@ -25,7 +25,20 @@ class XdpPort final : public Port {
   }
 
   [[nodiscard]] u32 queues() const noexcept override { return static_cast<u32>(sockets_.size()); }
-  [[nodiscard]] Queue& queue(u32 index) noexcept override { return *sockets_[index]; }
+  [[nodiscard]] Queue& queue(u32 index) noexcept override {
+    if (!pumped_.empty()) return *pumped_[index];
+    return *sockets_[index];
+  }
+  // Puts a pump beside each socket, before anyone asks for a queue. `one_queue`: see PumpedQueue. After an error frames leave by the
+  // sockets.
+  Result<> add_pumps(FramePool& pool, const BpfMap& frames, Ifindex device, u32 key, Tx wanted, bool one_queue) {
+    std::vector<std::unique_ptr<PumpedQueue>> made;
+    for (const auto& socket : sockets_)
+      made.push_back(std::make_unique<PumpedQueue>(*socket, TRY(Pump::create(pool, frames, device, key)), wanted, one_queue));
+    pumped_ = std::move(made);
+    return {};
+  }
+  [[nodiscard]] const std::vector<std::unique_ptr<PumpedQueue>>& pumped() const noexcept { return pumped_; }
   [[nodiscard]] int descriptor(u32 index) const noexcept { return sockets_[index]->descriptor(); }
   [[nodiscard]] std::vector<std::pair<std::string, std::string>> facts() const override {
     return {{"busy_poll", std::to_string(busy_poll_)},
@@ -41,6 +54,7 @@ class XdpPort final : public Port {
       all.unread_bytes += one.unread_bytes;
       all.unsent += one.unsent;
     }
+    for (const auto& queue : pumped_) all.unsent += queue->take_back();
     return all;
   }
 
@@ -48,6 +62,7 @@ class XdpPort final : public Port {
   XdpPort() = default;
   std::vector<std::unique_ptr<XskSocket>> sockets_;
   u32 busy_poll_ = 0;
+  std::vector<std::unique_ptr<PumpedQueue>> pumped_;  // of them; empty: there is no pump
 };
 
 }  // namespace weir

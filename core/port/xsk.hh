@@ -53,6 +53,8 @@ class XskSocket final : public Queue {
   [[nodiscard]] u32 held() const noexcept override {
     return receiving_.load(std::memory_order_relaxed) + transmitting_.load(std::memory_order_relaxed);
   }
+  // The frames that it has taken and that the device has not had yet, as far as reclaim() knows.
+  [[nodiscard]] u32 sending() const noexcept { return transmitting_.load(std::memory_order_relaxed); }
   [[nodiscard]] u32 waiting() const noexcept override;
   [[nodiscard]] int descriptor() const noexcept override { return ::xsk_socket__fd(socket_); }
   [[nodiscard]] bool zero_copy() const noexcept { return zero_copy_; }

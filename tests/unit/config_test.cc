@@ -162,6 +162,7 @@ TEST(Config, defaults_fill_what_is_left_out) {
   EXPECT_TRUE(port.is_xdp());
   EXPECT_EQ(port.mode, Mode::automatic);
   EXPECT_EQ(port.zero_copy, ZeroCopy::automatic);
+  EXPECT_EQ(port.tx, Tx::af_xdp);
   EXPECT_EQ(port.queues, 0u);
   EXPECT_EQ(port.pipeline, "");
   EXPECT_TRUE(port.egress.empty());
@@ -180,6 +181,7 @@ TEST(Config, every_key_reaches_its_place) {
   const PortConfig& wan = config.ports[0];
   EXPECT_EQ(wan.mode, Mode::native);
   EXPECT_EQ(wan.zero_copy, ZeroCopy::off);
+  EXPECT_EQ(wan.tx, Tx::automatic);
   EXPECT_EQ(wan.queues, 8u);
   EXPECT_EQ(wan.pipeline, "router");
   EXPECT_EQ(config.ports[1].mode, Mode::generic);
