@@ -42,6 +42,7 @@ RATIOS = [("weir_entry", "bare_egress", 0.95), ("weir_kernel", "weir_entry", 1.2
           ("mac_rewrite", "mac_rewrite_entry", 1.2), ("mac_rewrite", "bare", 0.88), ("four_rewrites", "bare", 0.8),
           ("four_rewrites", "four_rewrites_entry", None), ("weir_none", "bare", None),
           ("weir_kernel", "xdp_bench", None), ("weir_kernel", "bridge", None), ("weir_af_xdp", "testpmd", 1.0), ("weir_af_xdp", "bridge", None),
+          ("weir_pump", "weir_af_xdp", None),
           ("bare_egress", "bare", None), ("bare", "null", None)]
 MAC_REWRITE = {"program": "mac_rewrite", "src": "02:00:00:00:00:66", "dst": "02:00:00:00:00:77"}
 REWRITES = ["ttl", {"program": "dscp", "set": 46}, MAC_REWRITE, {"program": "vlan_push", "vid": 100}]
@@ -252,8 +253,9 @@ def inline(value):
     return f"[{', '.join(map(inline, value))}]" if isinstance(value, list) else json.dumps(value)
 
 
-def weir(lab, egress, *flags, placement="auto"):
-    ports = "".join(f'[[port]]\nname = "{name}"\ndevice = "{device}"\npipeline = "p"\nplacement = "{placement}"\negress = {inline(egress)}\n'
+def weir(lab, egress, *flags, placement="auto", tx="af_xdp"):
+    ports = "".join(f'[[port]]\nname = "{name}"\ndevice = "{device}"\npipeline = "p"\nplacement = "{placement}"\ntx = "{tx}"\n'
+                    f'egress = {inline(egress)}\n'
                     for name, device in (("in", "f0"), ("out", "f1")))
     file = lab.folder / "weir.toml"
     file.write_text(f'[weir]\nname = "bench-{lab.id}"\nworkers = 1\n{ports}[[pipeline]]\nname = "p"\n'
@@ -273,6 +275,10 @@ def weir_chain(lab, chain, placement):
 
 def weir_af_xdp(lab):
     return weir(lab, [], "--user-only")
+
+
+def weir_pump(lab):
+    return weir(lab, [], "--user-only", tx="pump")
 
 
 def testpmd(lab):
@@ -304,7 +310,7 @@ CHAINS = {"weir_none": ([], "auto"), "weir_kernel": (["count"], "auto"), "weir_e
           "four_rewrites": (REWRITES, "fused"), "four_rewrites_entry": (REWRITES, "entry")}
 CONTENDERS = {**{function.__name__: function for function in (null, bare, bare_egress)},
               **{name: functools.partial(weir_chain, chain=chain, placement=placement) for name, (chain, placement) in CHAINS.items()},
-              **{function.__name__: function for function in (weir_af_xdp, testpmd, xdp_bench, bridge)}}
+              **{function.__name__: function for function in (weir_af_xdp, weir_pump, testpmd, xdp_bench, bridge)}}
 OPTIONAL = {"testpmd", "xdp_bench"}  # other projects' programs: their absence or failure is reported, and is no failure of ours
 
 
