@@ -65,6 +65,8 @@ Result<Registry> Registry::load(const Registry* before) {
       Registry registry;
       if (before != nullptr) registry.opened_ = before->opened_;
       TRY_VOID(registry.add_folder(folder));
+      if (before != nullptr)
+        for (const Plugin* own : before->own_) TRY_VOID(registry.add(*own));
       return registry;
     }
   return fail("find the folder of plugins: neither {} nor {} is there; install weir again", (beside / "weir/plugins").string(),
@@ -81,6 +83,12 @@ Result<> Registry::add_folder(const std::string& folder) {
   std::vector<Stamp> modules = TRY(modules_in(folder));
   TRY_VOID(load_modules(modules));
   folders_.push_back({folder, std::move(modules)});
+  return {};
+}
+
+Result<> Registry::add(const Plugin& plugin) {
+  TRY_VOID(add(plugin, "this program"));
+  own_.push_back(&plugin);
   return {};
 }
 
@@ -114,7 +122,7 @@ std::string Registry::changed_since() const {
 Registry Registry::of(std::vector<const Plugin*> plugins, std::vector<const EgressModule*> egress) {
   Registry registry;
   for (const Plugin* plugin : plugins)
-    if (!registry.add(*plugin, "this program")) broken("two plugins of one name are linked in");
+    if (!registry.add(*plugin)) broken("two plugins of one name are linked in");
   for (const EgressModule* module : egress)
     if (!registry.add(*module, "this program")) broken("two egress programs of one name are linked in");
   return registry;

@@ -20,10 +20,13 @@ class Registry final : public Catalog {
   // Loads every module of the folder. A module that does not fit is an error that names it; so are two of one name.
   static Result<Registry> load(const std::string& folder);
   // The folder that belongs to this libweir: beside it in an installed tree or in a build tree. `before`: what is loaded already; of that,
-  // files that are as they were give the same plugins, and those that were built again give theirs beside the old ones.
+  // files that are as they were give the same plugins, and those that were built again give theirs beside the old ones; and the program's
+  // own.
   static Result<Registry> load(const Registry* before = nullptr);
   // Loads the modules of one more folder beside those that are there, under the same rules. A file that is loaded already is left out.
   Result<> add_folder(const std::string& folder);
+  // A plugin of the program that has libweir in it, beside those of modules; it outlives the registry. A reload has it too.
+  Result<> add(const Plugin& plugin);
   // The first file of the folders that is not as it was when it was loaded, is gone, or is new; empty: none.
   [[nodiscard]] std::string changed_since() const;
   // Without modules: what is linked into a test.
@@ -80,6 +83,7 @@ class Registry final : public Catalog {
   Result<> add(const Plugin& plugin, const std::string& file);
   Result<> add(const EgressModule& module, const std::string& file);
   Result<> add(const PortDriver& driver, const std::string& file);
+  std::vector<const Plugin*> own_;                      // of the program itself
   std::vector<std::unique_ptr<void, Unload>> handles_;  // first in, last out: what they define is used below
   std::map<std::string, const Plugin*> plugins_;
   std::map<std::string, EgressEntry> egress_;

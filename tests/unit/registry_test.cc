@@ -348,6 +348,34 @@ TEST(Registry, refuses_a_folder_that_is_not_there) {
   EXPECT_EQ(added.error().what, "look for plugins in folder /nowhere/at/all: No such file or directory");
 }
 
+TEST(Registry, has_a_plugin_of_the_program_itself_beside_those_of_modules_and_after_a_reload) {
+  const Plugin own{
+      .name = "own", .says = "of this program", .make = [](const ConfigNode&, StageContext&) -> Result<std::unique_ptr<Stage>> {
+        return fail("nobody asks for one here");
+      }};
+  Registry registry = built();
+  const Result<> added = registry.add(own);
+  ASSERT_TRUE(added) << added.error().what;
+  const Result<Registry> again = Registry::load(&registry);
+  ASSERT_TRUE(again) << again.error().what;
+  for (const Registry* each : {static_cast<const Registry*>(&registry), &*again}) {
+    EXPECT_EQ(each->plugin("own"), &own);
+    EXPECT_NE(each->plugin("patch"), nullptr);
+    EXPECT_EQ(each->file_of(own), "this program");
+  }
+}
+
+TEST(Registry, refuses_a_plugin_of_the_program_itself_that_is_named_as_that_of_a_module) {
+  Folder folder;
+  const std::string file = folder.add("plugin", "b.so");
+  Result<Registry> registry = folder.load();
+  ASSERT_TRUE(registry) << registry.error().what;
+  Plugin twin = *registry->plugin("module");
+  const Result<> added = registry->add(twin);
+  ASSERT_FALSE(added);
+  EXPECT_EQ(added.error().what, "two plugins are named module: " + file + " and this program; remove one");
+}
+
 TEST(Registry, tells_what_has_changed_in_a_folder_since) {
   Folder folder;
   const std::string first = folder.add("plugin", "b.so");
