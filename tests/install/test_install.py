@@ -117,3 +117,23 @@ def test_a_plugin_outside_of_the_tree_builds_loads_and_is_checked(tree, flags, t
         assert str(module) in done.stderr and str(twin) in done.stderr and "two plugins are named wire" in done.stderr
     finally:
         module.unlink()
+
+
+def test_a_program_outside_of_the_tree_with_a_stage_of_its_own_builds_and_has_the_plugins_that_came_with_weir(tree, flags, tmp_path):
+    """The example of apps/embed: its file is read by the schemas of its own stage and of patch, and fails for want of a device."""
+    for path in (ROOT / "apps" / "embed").iterdir():
+        shutil.copy(path, tmp_path)
+    done = run("g++", "-Wall", "-Wextra", "embed.cc", *flags("--cflags", "--libs"), "-o", "embed", cwd=tmp_path)
+    assert "warning:" not in done.stderr, done.stderr
+    libraries = next(tree.rglob("libweir.so")).parent
+    config = tmp_path / "embed.toml"
+    config.write_text(config.read_text().replace("eth0", "nowhere0"))
+
+    def embed():
+        return run(tmp_path / "embed", config, env={**CLEAN, "LD_LIBRARY_PATH": str(libraries)}, check=False)
+
+    assert "nowhere0" in embed().stderr and ":" + str(config) not in embed().stderr
+    config.write_text(config.read_text().replace('"patch"', '"pitch"').replace('"udp"', '"upd"'))
+    done = embed()
+    assert done.returncode == 2
+    assert "pitch" in done.stderr and '"upd"' in done.stderr
