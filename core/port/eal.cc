@@ -77,7 +77,7 @@ u32 eal_memory_mb() noexcept {
   struct sysinfo machine {};
   if (::sysinfo(&machine) != 0) return 256;
   const u64 half = u64{machine.totalram} * machine.mem_unit / 2 >> 20;
-  return static_cast<u32>(std::clamp<u64>(half, 128, 2048));
+  return static_cast<u32>(std::clamp<u64>(half, 128, 4096));
 }
 
 Result<> ensure_eal() {

@@ -7,7 +7,7 @@
 
 namespace weir {
 
-// Megabytes of memory that DPDK's tables of a process may take together: 2048, or half of what the machine has. The kernel gives a page
+// Megabytes of memory that DPDK's tables of a process may take together: 4096, or half of what the machine has. The kernel gives a page
 // when it is first written.
 u32 eal_memory_mb() noexcept;
 
