@@ -302,6 +302,12 @@ Result<Verdict> KernelHalf::run_without_entries(u32 port, const Packet& bytes, c
   return verdict;
 }
 
+Result<> KernelHalf::lead_to(const BpfMap& programs, u32 slot, u32 port) {
+  TRY_VOID(enter_by(port));
+  const int fd = object_.program_fd(object_.first_program());
+  return programs.set(slot, &fd);
+}
+
 u64 KernelHalf::counter(std::string_view name) const { return counter_of(plugin_, sum(block()), name); }
 
 }  // namespace weir::kit

@@ -73,11 +73,16 @@ class FakeContext final : public StageContext {
   [[nodiscard]] std::vector<PortSlot> ports() const override;
   [[nodiscard]] std::optional<PortSlot> port(std::string_view name) const override;
   [[nodiscard]] std::string_view name(PortSlot port) const override { return names_.at(port.value); }
-  [[nodiscard]] std::string_view device(PortSlot) const override { return {}; }
+  [[nodiscard]] std::string_view device(PortSlot port) const override {
+    const auto at = devices_.find(port);
+    return at == devices_.end() ? std::string_view() : at->second;
+  }
   Result<GroupSlot> group(std::span<const PortSlot> ports) override;
   [[nodiscard]] u32 threads() const override { return 1; }
   FakeFlows& flows() override { return flows_; }
 
+  // For a stage that looks at devices: one that is there.
+  void set_device(PortSlot port, std::string device) { devices_.insert_or_assign(port, std::move(device)); }
   [[nodiscard]] const std::vector<std::string>& names() const noexcept { return names_; }
   [[nodiscard]] const std::vector<std::vector<PortSlot>>& groups() const noexcept { return groups_; }
   // The keys of a stage as `weir check` reads them. `text`: TOML; its first line is line 6 of "test.toml".
@@ -86,6 +91,7 @@ class FakeContext final : public StageContext {
  private:
   std::vector<std::string> names_;
   std::size_t own_;
+  std::map<PortSlot, std::string> devices_;
   std::vector<std::vector<PortSlot>> groups_;
   FakeFlows flows_;
 };
@@ -146,8 +152,13 @@ class KernelHalf {
   Result<Outcome> run(u32 port, const Packet& bytes);
 
   [[nodiscard]] u64 counter(std::string_view name) const;
+  // All that it has counted as a stage.
+  [[nodiscard]] account counted() const noexcept { return sum(block()); }
 
-  // The same while no port has a device entry; what is known of the ports is `bits`.
+  // Puts it into a program array, for a program that hands it frames of `port` by tail calls.
+  Result<> lead_to(const BpfMap& programs, u32 slot, u32 port);
+
+  // As run(), while no port has a device entry; what is known of the ports is `bits`.
   Result<Verdict> run_without_entries(u32 port, const Packet& bytes, const port_entries& bits);
 
  private:
