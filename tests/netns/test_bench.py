@@ -100,6 +100,35 @@ def test_every_egress_program_is_timed_and_makes_the_frame_that_the_host_build_m
     assert all(case["above_none"]["values"] == 2 for case in report["cases"])
 
 
+@pytest.mark.parametrize("table, halves, versions", [("lines", {"kernel"}, {4}), ("flows", {"kernel"}, {4, 6}),
+                                                     ("l2_switch", {"kernel", "user"}, {0})])
+def test_every_entry_of_a_table_is_found_at_every_size(table, halves, versions):
+    check_tables(table, halves, versions)
+
+
+@pytest.mark.skipif(not (BUILD / "plugins" / "router.so").exists(), reason="built without DPDK: neither router nor acl")
+@pytest.mark.parametrize("table, version", [("router_ipv4", 4), ("router_ipv6", 6), ("acl", 4)])
+def test_every_entry_of_a_table_of_dpdk_is_found_at_every_size(table, version):
+    check_tables(table, {"kernel", "user"}, {version})
+
+
+def check_tables(table, halves, versions):
+    words = ["--build", BUILD, "--tables", table, "--sizes", "10,1000", "--rounds", 2, "--repeat", 1000, "--json"]
+    report = json.loads(run(ROOT / "bench" / "tables.py", *words).stdout)
+    made = report["tables"][table]
+    assert [size["size"] for size in made["sizes"]] == [10, 1000]
+    rows = {(row["half"], row["version"], row["hot"]) for row in made["rows"]}
+    assert rows == {(half, version, hot) for half in halves for version in versions for hot in (False, True)}
+    for row in made["rows"]:
+        assert [ns["values"] for ns in row["ns"]] == [2, 2]
+        assert (row["target"] is not None) == (not row["hot"] and table in ("flows", "router_ipv4", "router_ipv6"))
+
+
+def test_a_table_that_cannot_hold_as_many_entries_is_said_and_not_made_smaller():
+    done = run(BUILD / "bench" / "tables", "flows", 1000, 1, 1, 16_000_000, check=False)
+    assert done.returncode == 1 and "flows: a table of 16000000: " in done.stderr, done.stderr
+
+
 def test_every_frame_of_the_user_pipeline_comes_out_unchanged():
     assert "63 cases" in run(BUILD / "bench" / "pipeline", "--check").stdout
 
