@@ -37,7 +37,9 @@ Result<Mapping> Mapping::shared(int fd, std::size_t bytes) {
 }
 
 Mapping::~Mapping() {
-  if (!bytes_.empty()) ::munmap(bytes_.data(), bytes_.size());
+  if (bytes_.empty()) return;
+  if (release_ != nullptr) release_(bytes_.data());
+  else ::munmap(bytes_.data(), bytes_.size());
 }
 
 }  // namespace weir

@@ -73,7 +73,7 @@ Result<Instance::NextChain> Instance::prepare_chain(PortSlot slot, std::vector<E
     for (u32 place = 0; place < max_egress_chain; ++place) path_->accounts.at(row, first + place) = account{};
   KernelPort* port = kernel_port(slot);
   if (port == nullptr) {
-    next.plain = make_plain_chain(next.configs, first);
+    next.plain = make_plain_chain(next.configs, *path_->ports[slot.value].port, first);
     return next;
   }
   next.kernel = TRY_WITHIN("port " + port->name, kernel_->load_chain(*port, next.configs, *registry_, next.generation));

@@ -100,18 +100,40 @@ u32 Instance::fill_per_queue() const {
   return std::min((topology_->config().frame_count - cached) / 2 / std::max(queues, 1u), XskSocket::ring_size);
 }
 
+// What the drivers of its ports stand on. The memory of frames, where one of them has to say where that is.
+Result<Mapping> Instance::begin_drivers() const {
+  const Config& config = topology_->config();
+  Mapping memory;
+  for (const std::string& name : registry_->drivers()) {
+    const PortDriver& driver = *registry_->port_driver(name);
+    std::vector<const ConfigNode*> ports;
+    for (const PortConfig& port : config.ports)
+      if (port.driver == name) ports.push_back(&port.keys);
+    if (ports.empty() || driver.begin == nullptr) continue;
+    const auto settings = config.settings.find(name);
+    Mapping its = TRY(guarded("begin with driver " + name, [&] {
+      return driver.begin(ports, settings == config.settings.end() ? nullptr : &settings->second,
+                          u64{config.frame_count} * config.frame_size);
+    }));
+    if (memory.size() == 0) memory = std::move(its);
+  }
+  return memory;
+}
+
 Result<> Instance::make_frames() {
   const Config& config = topology_->config();
-  const auto in_a_map = [&]() -> Result<std::unique_ptr<FramePool>> {
+  Mapping memory = TRY(begin_drivers());
+  const auto in_a_map = [&]() -> Result<Mapping> {
     frames_map_ = TRY(BpfMap::create("frames", {BPF_MAP_TYPE_ARRAY, sizeof(u32), config.frame_size, config.frame_count, BPF_F_MMAPABLE}));
-    return FramePool::over(TRY(frames_map_.map_memory()), config.frame_count, config.frame_size);
+    return frames_map_.map_memory();
   };
   if (std::ranges::any_of(config.ports, [](const PortConfig& port) { return port.tx != Tx::af_xdp; })) {
-    auto made = in_a_map();
-    if (made) pool_ = std::move(*made);
-    else no_frames_map_ = made.error().what;
+    Result<Mapping> mapped =
+        memory.size() > 0 ? Result<Mapping>(fail("the frames lie where the driver of another port wants them")) : in_a_map();
+    if (mapped) memory = std::move(*mapped);
+    else no_frames_map_ = mapped.error().what;
   }
-  if (!pool_) pool_ = TRY(FramePool::create(config.frame_count, config.frame_size));
+  pool_ = TRY(FramePool::create(config.frame_count, config.frame_size, std::move(memory)));
   if (!devices_.empty()) umem_ = TRY(Umem::create(*pool_));
   return {};
 }
@@ -256,7 +278,7 @@ Result<> Instance::make_ports() {
     if (device == devices_.end()) {
       entry.port = TRY_WITHIN(fmt::format("port {}", entry.name), open_port(PortSlot{slot}));
       entry.longest = entry.port->longest();
-      plain_chains_[slot] = make_plain_chain(config.ports[slot].egress, topology_->egress_block(PortSlot{slot}));
+      plain_chains_[slot] = make_plain_chain(config.ports[slot].egress, *entry.port, topology_->egress_block(PortSlot{slot}));
       entry.egress = plain_chains_[slot].steps;
     } else {
       TRY_WITHIN_VOID(fmt::format("port {}, device {}", entry.name, device->netdev.name), make_kernel_port(*device));
@@ -285,6 +307,15 @@ Result<std::unique_ptr<Port>> Instance::open_port(PortSlot slot) const {
                            .receives = !port.pipeline.empty(),
                            .settings = settings == config.settings.end() ? nullptr : &settings->second});
   });
+}
+
+// At rest.
+void Instance::charge(PortSlot slot, const Port::Lost& lost) noexcept {
+  account& own = path_->accounts.at(path_->accounts.worker_row(0), path_->ports[slot.value].block);
+  own.frames += lost.unread;
+  own.verdict[WEIR_DROP] += lost.unread;
+  own.drop[WEIR_DROP_PUNT_FAILED] += lost.unread;
+  own.drop[WEIR_DROP_DEVICE_REFUSED] += lost.refused;
 }
 
 Result<> Instance::make_kernel_port(const Device& device) {
@@ -319,8 +350,8 @@ Result<> Instance::make_kernel_port(const Device& device) {
   return kernel_->add_port(port, TRY(kernel_->load_chain(port, config.egress, *registry_, 0)));
 }
 
-// Without a device there is no kernel build to share memory with.
-Instance::PlainChain Instance::make_plain_chain(const std::vector<EgressConfig>& configs, u32 block) const {
+// Without a device entry there is no kernel build to share memory with.
+Instance::PlainChain Instance::make_plain_chain(const std::vector<EgressConfig>& configs, const Port& port, u32 block) const {
   PlainChain chain;
   const u32 rows = path_->accounts.rows();
   for (const EgressConfig& config : configs) {
@@ -328,7 +359,7 @@ Instance::PlainChain Instance::make_plain_chain(const std::vector<EgressConfig>&
     const std::size_t stride = egress_stride(program);
     const auto piece = [&](std::size_t size) { return chain.pieces.emplace_back(size).data(); };
     u8* settings = piece(program.config_size);
-    fill_egress_config(program, config.keys, {}, settings);
+    fill_egress_config(program, config.keys, {port.mac(), port.mtu()}, settings);
     u8* shared = program.shared_size != nullptr ? piece(*program.shared_size) : nullptr;
     chain.steps.append({&program, settings, piece(stride * rows), stride, shared, block++});
   }

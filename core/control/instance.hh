@@ -98,7 +98,7 @@ class Instance {
     EgressChain steps;
     std::vector<std::vector<u8>> pieces;  // configuration, state and what is shared
   };
-  PlainChain make_plain_chain(const std::vector<EgressConfig>& configs, u32 block) const;
+  PlainChain make_plain_chain(const std::vector<EgressConfig>& configs, const Port& port, u32 block) const;
   [[nodiscard]] bool is_fused(PortSlot slot) const;
   void add_pumps(const KernelPort& port, XdpPort& sockets);
   void open_pumps(const KernelPort& port);
@@ -114,7 +114,9 @@ class Instance {
   [[nodiscard]] std::pair<u32, u32> way_to(const Topology::StagePlan* stage) const;  // enum weir_go and its argument
   [[nodiscard]] u32 receive_queues() const;
   [[nodiscard]] u32 fill_per_queue() const;
+  Result<Mapping> begin_drivers() const;
   [[nodiscard]] Result<std::unique_ptr<Port>> open_port(PortSlot slot) const;
+  void charge(PortSlot slot, const Port::Lost& lost) noexcept;
   [[nodiscard]] std::string layout() const;
   [[nodiscard]] XskOptions xsk_options(const PortConfig& port) const;
   Result<> borrow(const KernelPort& port, const PortConfig& config);
@@ -276,7 +278,8 @@ class Instance {
   Crew crew_;
   std::vector<Kept> kept_;  // by thread
   std::vector<std::string> news_;
-  u64 gone_ = 0;  // frames that drivers without copies took with their devices
+  std::vector<Port::Lost> lost_;  // by port slot; see moment()
+  u64 gone_ = 0;                  // frames that drivers without copies took with their devices
   bool adopted_ = false;
   bool ran_ = false;  // go() came to its end
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();

@@ -362,7 +362,14 @@ Result<Instance::Moment> Instance::moment() {
              .stack_lost = std::vector<u64>(path_->ports.size()),
              .pumped = std::vector<account>(path_->ports.size())};
   now.accounts.take(live, 0, live.rows());  // what takes its time: the copy's memory comes page by page
+  lost_.resize(path_->ports.size());        // not charged yet, where an earlier call came to nothing
+  for (u16 slot = 0; slot < path_->ports.size(); ++slot) {
+    const Port::Lost fresh = path_->ports[slot].port->take_lost();
+    lost_[slot].unread += fresh.unread;
+    lost_[slot].refused += fresh.refused;
+  }
   const auto take = [&](u32 kept) {
+    for (u16 slot = 0; slot < path_->ports.size(); ++slot) charge(PortSlot{slot}, std::exchange(lost_[slot], {}));
     now.accounts.take(live, live.worker_row(0), live.rows());
     now.free = pool_->free();
     for (const auto& runner : workers_->runners()) {

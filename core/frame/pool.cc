@@ -7,13 +7,10 @@
 
 namespace weir {
 
-Result<std::unique_ptr<FramePool>> FramePool::create(u32 count, u32 size) {
-  Mapping memory = TRY_WITHIN(fmt::format("frames: {} of {} bytes", count, size), Mapping::anonymous(static_cast<u64>(count) * size));
-  return over(std::move(memory), count, size);
-}
-
-std::unique_ptr<FramePool> FramePool::over(Mapping memory, u32 count, u32 size) {
-  if (memory.size() < static_cast<u64>(count) * size) broken("frames that lie beyond their memory");
+Result<std::unique_ptr<FramePool>> FramePool::create(u32 count, u32 size, Mapping memory) {
+  const u64 bytes = static_cast<u64>(count) * size;
+  if (memory.size() == 0) memory = TRY_WITHIN(fmt::format("frames: {} of {} bytes", count, size), Mapping::anonymous(bytes));
+  if (memory.size() < bytes) broken("the memory for frames is shorter than they are");
   return std::unique_ptr<FramePool>(new FramePool(std::move(memory), count, size));
 }
 

@@ -15,10 +15,8 @@ namespace weir {
 // One piece of memory in frames of one size. A frame is named by its offset, a multiple of the size, as in an AF_XDP umem.
 class FramePool {
  public:
-  // `size`: bytes of a frame, 2048 or 4096.
-  static Result<std::unique_ptr<FramePool>> create(u32 count, u32 size);
-  // Over memory of so many bytes at least.
-  static std::unique_ptr<FramePool> over(Mapping memory, u32 count, u32 size);
+  // `size`: bytes of a frame, 2048 or 4096. `memory`: where they are to be, at the start of a page; empty: anywhere.
+  static Result<std::unique_ptr<FramePool>> create(u32 count, u32 size, Mapping memory = {});
 
   [[nodiscard]] u8* base() const noexcept { return memory_.data(); }
   [[nodiscard]] u64 bytes() const noexcept { return static_cast<u64>(count_) * size_; }

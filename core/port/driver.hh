@@ -4,7 +4,9 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "core/base/mapping.hh"
 #include "core/config/node.hh"
 #include "core/config/schema.hh"
 #include "core/port/port.hh"
@@ -29,6 +31,9 @@ struct PortDriver {
   Schema settings = {};        // of the table [NAME], for all ports of the driver; every key may be left out
   // What is wrong with the keys together; empty: nothing. Touches nothing outside. Null: nothing ever is.
   std::string (*refuse)(const ConfigNode& keys) = nullptr;
+  // Once for an instance with ports of it, in front of all else that takes memory: with the keys of these ports, and the bytes of the
+  // instance's frames. Where these are to be, so that its devices reach them; empty: anywhere. Null: there is nothing to begin with.
+  Result<Mapping> (*begin)(const std::vector<const ConfigNode*>& ports, const ConfigNode* settings, std::size_t frame_bytes) = nullptr;
   // How many queues it will receive by: none, where nothing ever comes in. Touches nothing outside.
   u32 (*queues)(const ConfigNode& keys) = nullptr;
   // Makes ready to receive. What it takes hold of it gives back with the port.

@@ -9,6 +9,7 @@
 
 #include "core/base/result.hh"
 #include "core/base/spin_lock.hh"
+#include "core/config/node.hh"
 #include "core/frame/pool.hh"
 
 namespace weir {
@@ -65,10 +66,19 @@ class Port {
 
   // Bytes of the longest frame that it takes.
   [[nodiscard]] virtual u32 longest() const noexcept { return ~0u; }
+  // What keys of egress programs take that are left out. Without a device: no address and no limit.
+  [[nodiscard]] virtual Mac mac() const noexcept { return {}; }
+  [[nodiscard]] virtual u32 mtu() const noexcept { return 0xffff; }
   // What of its keys came true, for `weir stats`: names and values.
   [[nodiscard]] virtual std::vector<std::pair<std::string, std::string>> facts() const { return {}; }
   // What stands in its way now, each with its remedy, as long as it holds. On the control side, beside the workers.
   [[nodiscard]] virtual std::vector<std::string> warnings() const { return {}; }
+  // Frames that the device has lost by its own count, since the last call. On the control side, beside the workers.
+  struct Lost {
+    u64 unread = 0;   // they came in, and it had no room for them, or they were damaged or too long
+    u64 refused = 0;  // transmit() had taken them
+  };
+  virtual Lost take_lost() { return {}; }
   // What comes in has an end, such as that of a file. The run ends when all of its ports that receive have come to theirs.
   [[nodiscard]] virtual bool finite() const noexcept { return false; }
   // At the end of a run, when no worker is there any more: writes what has not been written yet. Once.
