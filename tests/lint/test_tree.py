@@ -129,9 +129,9 @@ def test_links_of_a_document_lead_somewhere(path):
 
 def test_every_example_configuration_is_valid():
     plugins = subprocess.run([BUILD / "apps" / "weir", "plugins", "--json"], capture_output=True, check=True)
-    known = {each["name"] for each in json.loads(plugins.stdout)["plugins"]}
+    known = {each["name"] for kind in ("plugins", "drivers") for each in json.loads(plugins.stdout)[kind]} | {"xdp"}
     for path in sorted((ROOT / "config").glob("*.toml")):
-        if not set(re.findall(r'^\s*plugin = "(\w+)"', text(path), re.MULTILINE)) <= known:
+        if not set(re.findall(r'^\s*(?:plugin|driver) = "(\w+)"', text(path), re.MULTILINE)) <= known:
             continue  # of a build without DPDK
         done = subprocess.run([BUILD / "apps" / "weir", "check", path], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
