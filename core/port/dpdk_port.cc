@@ -24,16 +24,18 @@ constexpr u32 quiet_turns = 64;  // after so many without a frame to send, what 
 struct Peculiar {
   const char* driver;
   const char* copies;  // why it cannot take headers of frames; null: it can
+  u16 least_rx;        // places of its receive ring, with fewer of which it loses frames that it does not count
   bool loses;          // a frame for which there is no mbuf is lost; with others it waits in the device
 };
 constexpr Peculiar peculiars[] = {
-    {"net_af_xdp", "its driver wants the bytes behind their mbuf", false},
-    {"net_pcap", nullptr, true},
-    {"net_tap", nullptr, true},
+    {"net_af_xdp", "its driver wants the bytes behind their mbuf", 4096,
+     false},  // it asks the kernel for what finds no frame, not no place
+    {"net_pcap", nullptr, 0, true},
+    {"net_tap", nullptr, 0, true},
 };
 
 const Peculiar& peculiar(const char* driver) noexcept {
-  static constexpr Peculiar none{"", nullptr, false};
+  static constexpr Peculiar none{"", nullptr, 0, false};
   const auto* at = std::ranges::find(peculiars, std::string_view(driver), &Peculiar::driver);
   return at == std::end(peculiars) ? none : *at;
 }
@@ -220,13 +222,16 @@ Result<> DpdkPort::configure(const ConfigNode& keys) {
 }
 
 Result<> DpdkPort::set_up(const ConfigNode& keys, const PortContext& context) {
-  u16 rx = static_cast<u16>(keys.has("rx_ring") ? keys.integer("rx_ring") : std::min<i64>(context.fill, 1024));
+  const Peculiar& its = peculiar(info_.driver_name);
+  u16 rx = static_cast<u16>(keys.has("rx_ring") ? keys.integer("rx_ring") : std::max<i64>(std::min<i64>(context.fill, 1024), its.least_rx));
+  if (rx < its.least_rx)
+    return invalid("rx_ring = {}: its driver does not count what a ring of less than {} has no room for", rx, its.least_rx);
   u16 tx = static_cast<u16>(keys.has("tx_ring") ? keys.integer("tx_ring") : 1024);
   if (const int why = rte_eth_dev_adjust_nb_rx_tx_desc(device_, &rx, &tx); why != 0) return fail("its rings: {}", rte_strerror(-why));
-  if (rx > context.fill && peculiar(info_.driver_name).copies == nullptr)
+  if (rx > context.fill && its.copies == nullptr)
     return invalid("rx_ring = {}: there are {} frames for each queue; raise [frames] count", rx, context.fill);
   frames_ = TRY(DpdkFrames::over(pool_));
-  if (peculiar(info_.driver_name).copies != nullptr) {
+  if (its.copies != nullptr) {
     // Its rings, and as much again for what is on its way; net_af_xdp fills rings of the kernel's that nobody asks it for.
     const u32 number = static_cast<u32>(keys.integer("queues")) * (2u * rx + 2u * tx + 8192u);
     copies_ =

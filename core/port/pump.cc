@@ -35,8 +35,10 @@ void add(std::atomic<u64>& to, u64 number) noexcept { to.store(to.load(std::memo
 Result<std::unique_ptr<Pump>> Pump::create(FramePool& pool, const BpfMap& frames, Ifindex device, u32 key) {
   std::size_t size = 0;
   const void* elf = pump::elf_bytes(&size);
-  std::unique_ptr<Pump> made(new Pump(pool, TRY(BpfObject::open("pump", {static_cast<const u8*>(elf), size}))));
-  made->ring_map_ = TRY(BpfMap::create("pump_ring", TRY(made->object_.shape("ring"))));
+  BpfObject object = TRY(BpfObject::open("pump", {static_cast<const u8*>(elf), size}));
+  std::unique_ptr<Pump> made(new Pump(pool, std::move(object)));
+  const MapShape shape = TRY(made->object_.shape("ring"));
+  made->ring_map_ = TRY(BpfMap::create("pump_ring", shape));
   made->memory_ = TRY(made->ring_map_.map_memory());
   made->ring_ = reinterpret_cast<pump_ring*>(made->memory_.data());
   made->ring_->key = key;

