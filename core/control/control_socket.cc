@@ -58,7 +58,7 @@ Result<> send(int fd, const json& message) {
 }  // namespace
 
 Result<ControlSocket> ControlSocket::listen(const std::string& instance) {
-  const std::string path = socket_path(instance);
+  const std::string path = own_socket_path(instance);
   const sockaddr_un address = TRY(address_of(path));
   Fd listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!listener) return fail_errno(errno, fmt::format("open the control socket {}", path));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// run_folder: files under /run/weir.
+// run_folder: files under /run/weir, or of a user who may not write there, under a folder of the user's own.
 #include "core/control/run_folder.hh"
 
 #include <fcntl.h>
@@ -16,9 +16,43 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path folder = "/run/weir";
+const fs::path folder_of_all = "/run/weir";
 
-std::string layout_path(const std::string& instance) { return folder / (instance + ".layout"); }
+fs::path folder_of_user() {
+  const char* given = ::getenv("XDG_RUNTIME_DIR");
+  return given != nullptr && given[0] == '/' ? fs::path(given) / "weir" : fs::path(fmt::format("/tmp/weir-{}", ::geteuid()));
+}
+
+// Root writes wherever the file system lets it, and is told of that folder where it cannot.
+bool writes_for_all() { return ::geteuid() == 0 || ::access(folder_of_all.c_str(), W_OK) == 0; }
+
+// Where this user's own instances are.
+fs::path folder() { return writes_for_all() ? folder_of_all : folder_of_user(); }
+
+// Where an instance is: a user's own comes before one of the same name that everybody's folder has.
+fs::path folder_of(const std::string& instance) {
+  for (const fs::path& each : {folder(), folder_of_all})
+    if (fs::path file = each / (instance + ".sock"); ::access(file.c_str(), F_OK) == 0) return each;
+  return folder();
+}
+
+// Others may write to /tmp, and must not be able to bring a folder of theirs along.
+Result<> make_folder(const fs::path& path) {
+  std::error_code error;
+  if (path == folder_of_all) {
+    fs::create_directories(path, error);
+    if (error) return fail_errno(error.value(), fmt::format("create {}", path.string()));
+    return {};
+  }
+  struct stat is {};
+  if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return fail_errno(errno, fmt::format("create {}", path.string()));
+  if (::lstat(path.c_str(), &is) != 0) return fail_errno(errno, fmt::format("look at {}", path.string()));
+  if (!S_ISDIR(is.st_mode) || is.st_uid != ::geteuid() || (is.st_mode & 077) != 0)
+    return fail("{}: it must be a folder of this user that nobody else may enter: remove it, or set XDG_RUNTIME_DIR", path.string());
+  return {};
+}
+
+std::string layout_path(const std::string& instance) { return folder() / (instance + ".layout"); }
 
 bool same_file(int fd, const std::string& path) {
   struct stat held {
@@ -31,8 +65,8 @@ bool same_file(int fd, const std::string& path) {
 constexpr struct flock whole_file = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
 
 // A killed one leaves its socket, but not its lock.
-bool runs(const std::string& instance) {
-  const Fd file(::open((folder / (instance + ".lock")).c_str(), O_RDONLY | O_CLOEXEC));
+bool runs(const fs::path& in, const std::string& instance) {
+  const Fd file(::open((in / (instance + ".lock")).c_str(), O_RDONLY | O_CLOEXEC));
   struct flock found = whole_file;
   if (!file) return errno == EACCES;  // whoever may not look is told so when it asks
   return ::fcntl(file.get(), F_OFD_GETLK, &found) == 0 && found.l_type != F_UNLCK;
@@ -40,27 +74,30 @@ bool runs(const std::string& instance) {
 
 }  // namespace
 
-std::string socket_path(const std::string& instance) { return folder / (instance + ".sock"); }
+std::string socket_path(const std::string& instance) { return folder_of(instance) / (instance + ".sock"); }
+std::string own_socket_path(const std::string& instance) { return folder() / (instance + ".sock"); }
 
-std::string loans_path(const std::string& instance) { return folder / (instance + ".borrowed"); }
+std::string loans_path(const std::string& instance) { return folder() / (instance + ".borrowed"); }
 
 std::vector<std::string> instances() {
   std::vector<std::string> names;
   std::error_code error;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error))
-    if (entry.path().extension() == ".sock" && runs(entry.path().stem())) names.push_back(entry.path().stem());
+  for (const fs::path& each : {folder(), folder_of_all}) {
+    for (const fs::directory_entry& entry : fs::directory_iterator(each, error))
+      if (entry.path().extension() == ".sock" && runs(each, entry.path().stem())) names.push_back(entry.path().stem());
+    if (!names.empty()) break;
+  }
   std::ranges::sort(names);
   return names;
 }
 
 Result<InstanceLock> InstanceLock::take(const std::string& instance) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) return fail_errno(error.value(), fmt::format("create {} (weir needs root)", folder.string()));
-  const std::string path = folder / (instance + ".lock");
+  const fs::path in = folder();
+  TRY_VOID(make_folder(in));
+  const std::string path = in / (instance + ".lock");
   while (true) {
     Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-    if (!fd) return fail_errno(errno, fmt::format("open {} (weir needs root)", path));
+    if (!fd) return fail_errno(errno, fmt::format("open {}", path));
     struct flock wanted = whole_file;
     if (::fcntl(fd.get(), F_OFD_SETLK, &wanted) != 0) {
       char owner[32] = {};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// run_folder: what is in /run/weir, one lock, one control socket and notes on the layout of its pins and on changed settings for each
-// instance.
+// run_folder: what is in /run/weir (of a user who may not write there: in $XDG_RUNTIME_DIR/weir, or /tmp/weir-UID): one lock, one control
+// socket and notes on the layout of its pins and on changed settings for each instance.
 #pragma once
 
 #include <string>
@@ -11,10 +11,12 @@
 
 namespace weir {
 
+// Where an instance listens, if any of this name does; and where one that this user starts will.
 std::string socket_path(const std::string& instance);
+std::string own_socket_path(const std::string& instance);
 // See Borrowed.
 std::string loans_path(const std::string& instance);
-// Names of instances that have a control socket, sorted.
+// Names of instances that have a control socket, sorted: the user's own, or where there is none, those that everybody's folder has.
 std::vector<std::string> instances();
 
 // Held by a running instance; a second one of the same name is refused.

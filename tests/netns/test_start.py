@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Bad input at start: one clear line with the remedy, the right exit code, and nothing left behind or changed."""
 import json
+import os
 import pathlib
 import secrets
 
@@ -100,6 +101,31 @@ def test_without_privileges_it_says_what_it_needs(lab, tmp_path):
             parent.chmod(0o755)
     code, said = refused(lab, lab.ports(2) + PATCH, tmp_path, before=("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"))
     assert code == 1 and "root" in said and len(said.splitlines()) == 1, said
+
+
+def test_a_user_without_privileges_has_a_run_folder_that_nobody_else_enters(lab, tmp_path):
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents:
+        if parent.owner() == "root" and str(parent).startswith("/tmp/pytest"):
+            parent.chmod(0o755)
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    file, name = tmp_path / "null.toml", f"t{secrets.token_hex(4)}"
+    file.write_text(f'[weir]\nname = "{name}"\n[[port]]\nname = "sink"\ndriver = "null"\n')
+    (tmp_path / "weir").mkdir()
+    done = lab.switch.run(*nobody, WEIR, "run", file, check=False, env=env)
+    assert done.returncode == 1
+    assert done.stderr == (f"weir: {tmp_path}/weir: it must be a folder of this user that nobody else may enter: remove it, or set "
+                           "XDG_RUNTIME_DIR\n")
+    (tmp_path / "weir").rmdir()
+    process = lab.switch.start(*nobody, WEIR, "run", file, env=env)
+    wait_until(lambda: "forwarding" in process.text(), "it starts")
+    assert json.loads(lab.switch.run(*nobody, WEIR, "stats", "--json", env=env).stdout)["instance"] == name
+    second = lab.switch.run(*nobody, WEIR, "run", file, check=False, env=env)
+    assert second.returncode == 1 and f"instance {name} is already running" in second.stderr
+    folder = (tmp_path / "weir").stat()
+    assert (folder.st_uid, folder.st_mode & 0o777) == (65534, 0o700)
+    assert process.stop() == 0 and list((tmp_path / "weir").iterdir()) == []
 
 
 def test_root_without_capabilities_is_told_which(lab, tmp_path):
