@@ -20,17 +20,27 @@ using nlohmann::json;
 using weir::Result;
 
 struct Arguments {
-  std::string file, instance, plugin, port, group, how = "any";
+  std::string file, read, write, instance, plugin, port, group, how = "any";
   std::string stage, from, to, protocol;
   std::uint64_t limit = 1000;
   std::vector<std::string> chain, dirs;
   bool user_only = false, keep = false, detach_on_exit = false, as_json = false, watch = false, kernel = false, egress = false;
 };
 
+// From a file, or from the words behind --read, which are stages then.
+Result<std::unique_ptr<weir::Topology>> topology_of(const Arguments& arguments, const weir::Registry& registry) {
+  if (arguments.read.empty()) return weir::load_topology(arguments.file, registry);
+  return weir::capture_topology(fmt::format("run{}", ::getpid()), arguments.read, arguments.write, arguments.chain, registry);
+}
+
 Result<> run(const Arguments& arguments) {
+  if (arguments.read.empty() && arguments.chain.size() != 1)
+    return weir::invalid("run takes one FILE, or --read and stages; see: weir run --help");
+  Arguments given = arguments;
+  if (arguments.read.empty()) given.file = arguments.chain.front();
   const weir::Fd stop = TRY(weir::catch_stop_signals());
-  const weir::Registry registry = TRY(weir::load_registry(arguments.file));
-  auto topology = TRY(weir::load_topology(arguments.file, registry));
+  const weir::Registry registry = given.file.empty() ? TRY(weir::Registry::load()) : TRY(weir::load_registry(given.file));
+  auto topology = TRY(topology_of(given, registry));
   const auto instance =
       TRY(weir::Instance::prepare(std::move(topology), registry, {.user_only = arguments.user_only, .keep = arguments.keep}));
   return weir::serve(*instance, stop);
@@ -235,7 +245,9 @@ int main(int count, char** words) {
   };
 
   CLI::App* to_run = add("run", "check, apply, forward until SIGINT, SIGTERM or SIGHUP", run, &app);
-  to_run->add_option("FILE", arguments.file, "configuration")->required();
+  to_run->add_option("FILE", arguments.chain, "configuration; with --read: stages, each NAME or NAME,KEY=VALUE,…");
+  CLI::Option* read = to_run->add_option("--read", arguments.read, "instead of a configuration: the capture that goes through the stages");
+  to_run->add_option("--write", arguments.write, "and the one that what they let through goes into")->needs(read);
   to_run->add_flag("--user-only", arguments.user_only, "kernel halves off: every frame goes to user space");
   CLI::Option* keep = to_run->add_flag("--keep", arguments.keep, "at the end, leave the kernel path forwarding; the next run adopts it");
   to_run->add_flag("--detach-on-exit", arguments.detach_on_exit, "at the end, take the programs off the devices (default)")->excludes(keep);

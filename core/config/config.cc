@@ -595,11 +595,12 @@ bool is_text(const Schema* schema, std::string_view name, std::string_view value
   }
 }
 
-// NAME,KEY=VALUE,… as the table that it stands for.
-std::string table_of(const std::string& word, const Catalog& catalog) {
+// NAME,KEY=VALUE,… as the table that it stands for, in which the name is the value of `name_key`. `find`: whose schema it is.
+std::string table_of(const std::string& word, const char* name_key, const Catalog& catalog,
+                     const Schema* (Catalog::*find)(const std::string&) const) {
   const std::vector<std::string_view> parts = parts_of(word);
-  const Schema* schema = catalog.egress(std::string(parts.front()));
-  std::string text = fmt::format("{{ program = {}", quoted(parts.front()));
+  const Schema* schema = (catalog.*find)(std::string(parts.front()));
+  std::string text = fmt::format("{{ {} = {}", name_key, quoted(parts.front()));
   for (const std::string_view part : std::span(parts).subspan(1)) {
     const std::size_t sign = part.find('=');
     const auto key = sign == std::string_view::npos ? std::string_view() : part.substr(0, sign), value = part.substr(key.size());
@@ -621,7 +622,7 @@ std::expected<std::vector<EgressConfig>, Problems> parse_egress(const std::vecto
                                                                 bool frags, const Catalog& catalog) {
   toml::array steps;
   for (const std::string& word : words) {
-    const std::string text = word.starts_with('{') ? word : table_of(word, catalog);
+    const std::string text = word.starts_with('{') ? word : table_of(word, "program", catalog, &Catalog::egress);
     toml::parse_result parsed = toml::parse(std::string_view("step = " + text), std::string_view());
     if (!parsed)
       return std::unexpected(Problems{
@@ -634,6 +635,26 @@ std::expected<std::vector<EgressConfig>, Problems> parse_egress(const std::vecto
   toml::table root;
   root.insert("egress", std::move(steps));
   return Reader(root, "", catalog).chain(folder, frags);
+}
+
+std::expected<Config, Problems> capture_config(const std::string& name, const std::string& read, const std::string& write,
+                                               const std::vector<std::string>& stages, const Catalog& catalog) {
+  std::string list;
+  bool forwards = false;
+  for (const std::string& word : stages) {
+    forwards |= parts_of(word).front() == "patch";
+    list += (word.starts_with('{') ? word : table_of(word, "plugin", catalog, &Catalog::stage)) + ", ";
+  }
+  if (!forwards) list += R"({ plugin = "patch", pairs = [["in", "out"]] })";
+  const std::string out = write.empty() ? R"(driver = "null")" : fmt::format(R"(driver = "pcap", write = {})", quoted(write));
+  const std::string text = fmt::format(
+      "weir = {{ name = {} }}\nport = [{{ name = \"in\", driver = \"pcap\", read = {}, pipeline = \"main\" }}, {{ name = \"out\", {}, "
+      "pipeline = \"main\" }}]\npipeline = [{{ name = \"main\", stage = [{}] }}]\n",
+      quoted(name), quoted(read), out, list);
+  std::expected<Config, Problems> config = parse_config(text, "", catalog);
+  if (!config)
+    for (Problem& problem : config.error()) problem.at = {};  // of no file
+  return config;
 }
 
 namespace {

@@ -118,6 +118,10 @@ constexpr std::size_t max_egress_chain = 8;
 std::expected<Config, Problems> load_config(const std::string& file, const Catalog& catalog);
 // The same from text; `file` is only for messages.
 std::expected<Config, Problems> parse_config(std::string_view text, const std::string& file, const Catalog& catalog);
+// What a file would say that reads one capture and writes another, or none where that is empty: ports "in" and "out" of one pipeline
+// "main". Its stages from the words of a command, as of parse_egress(); behind them, unless one is "patch", a patch between the two.
+std::expected<Config, Problems> capture_config(const std::string& name, const std::string& read, const std::string& write,
+                                               const std::vector<std::string>& stages, const Catalog& catalog);
 // What a file says of plugin_dirs, which are loaded before the rest of it can be judged. None: it cannot be read, or is not TOML;
 // load_config() says why.
 std::optional<std::vector<PluginDir>> plugin_dirs_of(const std::string& file);

@@ -484,9 +484,11 @@ std::vector<std::unique_ptr<Runner>> Instance::make_runners() {
   return runners;
 }
 
+// What a port without a pipeline brings in goes to the host's stack without a worker.
 bool Instance::finite() const {
   bool any = false;
   for (const PortEntry& entry : path_->ports) {
+    if (entry.pipeline == nullptr) continue;
     if (!entry.port->finite() && !is_silent(*entry.port)) return false;
     any |= entry.port->finite();
   }
@@ -495,10 +497,10 @@ bool Instance::finite() const {
 
 bool Instance::done() {
   for (const PortEntry& entry : path_->ports)
-    if (!is_silent(*entry.port)) return false;
+    if (entry.pipeline != nullptr && !is_silent(*entry.port)) return false;
   bool held = false;
   workers_->at_rest([&] {
-    for (const auto& runner : workers_->runners()) held |= runner->held() > 0;
+    for (const auto& runner : workers_->runners()) held |= runner->held() > 0 || runner->unsent();
   });
   return !held;
 }
@@ -506,9 +508,13 @@ bool Instance::done() {
 Result<> Instance::finish() {
   workers_.reset();
   Result<> first;
-  for (const PortEntry& entry : path_->ports)
+  for (const PortEntry& entry : path_->ports) {
     if (Result<> finished = entry.port->finish(); !finished && first)
       first = std::unexpected(std::move(finished).error().within("port " + entry.name));
+    account& own = path_->accounts.at(path_->accounts.worker_row(0), entry.block);
+    for (u32 queue = 0; queue < entry.port->queues(); ++queue)
+      own.drop[WEIR_DROP_DEVICE_REFUSED] += entry.port->queue(queue).take_refused();
+  }
   return first;
 }
 

@@ -73,6 +73,8 @@ class Instance {
   bool done();
   // Behind done(), or when the run is to end: workers stop, and ports write what they have not written yet.
   Result<> finish();
+  // What became of all frames, in one line.
+  Result<std::string> summary();
   // What holds now, each with its remedy.
   [[nodiscard]] std::vector<std::string> warnings() const;
   // What has come to pass since the last call, to be said once.

@@ -30,4 +30,16 @@ Result<std::unique_ptr<Topology>> load_topology(const std::string& file, const R
   return of_file(config.error());
 }
 
+Result<std::unique_ptr<Topology>> capture_topology(const std::string& name, const std::string& read, const std::string& write,
+                                                   const std::vector<std::string>& stages, const Registry& registry) {
+  std::expected<Config, Problems> config = capture_config(name, read, write, stages, registry);
+  Result<std::unique_ptr<Topology>> built = config ? Topology::build(std::move(*config), registry) : of_file(config.error());
+  if (!built) {
+    Error error = std::move(built).error();
+    error.of_file = false;
+    return std::unexpected(std::move(error));
+  }
+  return built;
+}
+
 }  // namespace weir

@@ -15,4 +15,8 @@ Result<Registry> load_registry(const std::string& file, const Registry* before =
 // allowed".
 Result<std::unique_ptr<Topology>> load_topology(const std::string& file, const Registry& registry, const Topology* before = nullptr);
 
+// The same from the words of a command: see capture_config().
+Result<std::unique_ptr<Topology>> capture_topology(const std::string& name, const std::string& read, const std::string& write,
+                                                   const std::vector<std::string>& stages, const Registry& registry);
+
 }  // namespace weir

@@ -153,7 +153,7 @@ json Instance::port_report(const Moment& now, PortSlot slot) const {
   port["rx_bytes"] = xdp ? kernel.bytes : user.bytes;
   port["redirect"] = kernel.verdict[WEIR_REDIRECT];
   port["flood"] = kernel.verdict[WEIR_FLOOD];
-  port["punt"] = kernel.verdict[WEIR_PUNT];
+  port["punt"] = xdp ? kernel.verdict[WEIR_PUNT] : user.frames;  // another driver has nothing but user space
   port["to_stack"] = kernel.verdict[WEIR_TO_STACK];
   port["drop"] = kernel.verdict[WEIR_DROP];
   port["miss"] = json::object();
@@ -372,10 +372,11 @@ Result<Instance::Moment> Instance::moment() {
     for (u16 slot = 0; slot < path_->ports.size(); ++slot) charge(PortSlot{slot}, std::exchange(lost_[slot], {}));
     now.accounts.take(live, live.worker_row(0), live.rows());
     now.free = pool_->free();
-    for (const auto& runner : workers_->runners()) {
-      now.free += runner->free();
-      now.bursts += runner->held();
-      now.threads.push_back(runner->numbers());
+    for (u32 worker = 0; workers_ && worker < workers_->runners().size(); ++worker) {
+      const Runner& runner = *workers_->runners()[worker];
+      now.free += runner.free();
+      now.bursts += runner.held();
+      now.threads.push_back(runner.numbers());
     }
     for (const auto& lanes : lanes_) {
       auto& depths = now.depths.emplace_back();
@@ -396,7 +397,9 @@ Result<Instance::Moment> Instance::moment() {
     // A burst that a stage keeps is that stage's: how large it is follows from the others.
     if (kept > 0) now.bursts = pool_->count() - std::min<u64>(pool_->count(), now.free + now.rings + gone_ + now.lanes);
   };
-  if (!workers_->look(take, patience_ms)) {
+  if (!workers_) {  // behind the end of a run
+    take(0);
+  } else if (!workers_->look(take, patience_ms)) {
     const std::vector<std::string> why = kept_warnings();
     return fail("the counters cannot be read: {}", why.empty() ? "a thread does not come to rest" : why.front());
   }
@@ -425,6 +428,21 @@ Result<json> Instance::stats() {
   report["account"] = account_report(now, report["drops"]);
   report["warnings"] = warnings();
   return report;
+}
+
+Result<std::string> Instance::summary() {
+  const Moment now = TRY(moment());
+  const json drops = drops_report(now), sum = account_report(now, drops);
+  std::vector<std::string> reasons;
+  for (const json& drop : drops)
+    if (drop["frames"] != 0)
+      reasons.push_back(
+          fmt::format("{} {} {}", drop["where"].get<std::string>(), drop["reason"].get<std::string>(), drop["frames"].get<u64>()));
+  const u64 copies = sum["copies"], held = sum["held"];
+  return fmt::format("{} frames in{}, {} out, {} to_stack, {} dropped{}{}", sum["rx"].get<u64>(),
+                     copies > 0 ? fmt::format(" and {} copies", copies) : "", sum["tx"].get<u64>(), sum["to_stack"].get<u64>(),
+                     sum["drop"].get<u64>(), reasons.empty() ? "" : fmt::format(" ({})", fmt::join(reasons, ", ")),
+                     held > 0 ? fmt::format(", {} left unread", held) : "");
 }
 
 // One entry of a map. Its program is what the kernel holds; the chain is what weir has put there, or in front of the redirect.

@@ -67,6 +67,16 @@ void log_change(const Instance& instance, const nlohmann::json& question, const 
   std::fflush(stdout);
 }
 
+// The end of a run whose sources have one is told, since nobody can ask any more.
+Result<> end(Instance& instance, bool finite) {
+  Result<> finished = instance.finish();
+  if (!finite) return finished;
+  const std::string summary = TRY(instance.summary());
+  std::fputs(fmt::format("weir: {}: {}\n", instance.name(), summary).c_str(), stdout);
+  std::fflush(stdout);
+  return finished;
+}
+
 }  // namespace
 
 Result<> serve(Instance& instance, const Fd& stop) {
@@ -91,7 +101,7 @@ Result<> serve(Instance& instance, const Fd& stop) {
     for (const auto& [fd, stage] : watched) wait.push_back({fd, POLLIN, 0});
     const int most_ms = finite ? end_interval_ms : instance.listens() ? NOTE_INTERVAL_MS : -1;
     if (::poll(wait.data(), wait.size(), most_ms) < 0 && errno != EINTR) return fail_errno(errno, "wait for events");
-    if (wait[0].revents != 0 || (finite && instance.done())) return instance.finish();
+    if (wait[0].revents != 0 || (finite && instance.done())) return end(instance, finite);
     instance.listen();
     if (u64 ticks = 0; wait[1].revents != 0 && ::read(clock.get(), &ticks, sizeof ticks) == sizeof ticks) instance.tick();
     if (wait[3].revents != 0) {

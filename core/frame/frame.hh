@@ -23,6 +23,7 @@ struct Frame {
   u16 argument;   // of the verdict: port, group or reason
   u8 kept = 0;    // 1: a stage wants to see every frame of the flow, see Burst::keep(); above: see struct punt_meta
   u8 way = 0;     // of a frame that has been in a lane: whose queues it leaves by, the number of the worker that it came in by
+  u8 timed = 0;   // 1: it says when it was captured, see FramePool::time_of()
 
   // The T at `offset`, or null when the frame is shorter.
   template <typename T>

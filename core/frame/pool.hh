@@ -4,6 +4,8 @@
 
 #include <array>
 #include <atomic>
+#include <cstring>
+#include <optional>
 #include <vector>
 
 #include "core/base/mapping.hh"
@@ -24,7 +26,22 @@ class FramePool {
   [[nodiscard]] u32 size() const noexcept { return size_; }
   [[nodiscard]] u64 of(const u8* data) const noexcept { return static_cast<u64>(data - memory_.data()) & ~static_cast<u64>(size_ - 1); }
 
-  [[nodiscard]] u32 headroom(const u8* data) const noexcept { return static_cast<u32>(data - memory_.data()) & (size_ - 1); }
+  // Bytes in front of a frame that it may grow into. One that comes in has `front` of them, or less its time.
+  static constexpr u32 front = 256;
+  [[nodiscard]] u32 headroom(const Frame& frame) const noexcept {
+    return (static_cast<u32>(frame.data - memory_.data()) & (size_ - 1)) - (frame.timed != 0 ? static_cast<u32>(sizeof(u64)) : 0);
+  }
+  // When a frame was captured, in nanoseconds since 1970: where a port knows that, it stands at the start of the frame's memory.
+  void set_time(Frame& frame, u64 ns) const noexcept {
+    frame.timed = 1;
+    std::memcpy(memory_.data() + of(frame.data), &ns, sizeof ns);
+  }
+  [[nodiscard]] std::optional<u64> time_of(const Frame& frame) const noexcept {
+    if (frame.timed == 0) return std::nullopt;
+    u64 ns = 0;
+    std::memcpy(&ns, memory_.data() + of(frame.data), sizeof ns);
+    return ns;
+  }
 
   // Moves up to `want` free frames out, or any number in. Rare: workers keep a cache.
   u32 take(u64* frames, u32 want) noexcept;

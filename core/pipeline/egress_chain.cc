@@ -17,8 +17,7 @@ u32 EgressChain::run(Frame* frames, u32 number, const Accounts& accounts, u32 ro
     account& account = accounts.at(row, step.block);
     u32 kept = 0;
     for (u32 i = 0; i < number; ++i) {
-      egress_frame view{frames[i].data, frames[i].length, cache.pool().headroom(frames[i].data), step.shared, 0, frames[i].port.value,
-                        &notes};
+      egress_frame view{frames[i].data, frames[i].length, cache.pool().headroom(frames[i]), step.shared, 0, frames[i].port.value, &notes};
       const u32 verdict = step.program->run(&view, step.config, step.state + row * step.stride);
       if (verdict == EGRESS_TRANSMIT) {
         frames[kept] = frames[i];

@@ -26,11 +26,6 @@ class NullPort final : public Port {
   Lane lane_;
 };
 
-inline const PortDriver null_driver{
-    .name = "null",
-    .says = "receives nothing and releases what it sends",
-    .queues = [](const ConfigNode&) -> u32 { return 0; },
-    .open = [](const ConfigNode&, const PortContext&) -> Result<std::unique_ptr<Port>> { return std::make_unique<NullPort>(); },
-};
+extern const PortDriver null_driver;  // and a source of given frames
 
 }  // namespace weir

@@ -42,10 +42,12 @@ class Queue {
 
   // Frames that came in and that receive() could not give.
   struct Unread {
+    u32 runt = 0;      // shorter than an Ethernet header
     u32 too_long = 0;  // for the memory of a frame
     u32 no_frame = 0;  // none was free
-    u64 bytes = 0;     // of both
-    explicit operator bool() const noexcept { return too_long + no_frame != 0; }
+    u64 bytes = 0;     // of all of them
+    [[nodiscard]] u32 frames() const noexcept { return runt + too_long + no_frame; }
+    explicit operator bool() const noexcept { return frames() != 0; }
   };
   // Those since the last call. By the owner of the lane.
   Unread take_unread() noexcept { return std::exchange(unread_, {}); }
@@ -79,9 +81,10 @@ class Port {
     u64 refused = 0;  // transmit() had taken them
   };
   virtual Lost take_lost() { return {}; }
-  // What comes in has an end, such as that of a file. The run ends when all of its ports that receive have come to theirs.
+  // What comes in has an end, such as that of a file. The run ends when all of its ports that have a pipeline have come to theirs.
   [[nodiscard]] virtual bool finite() const noexcept { return false; }
-  // At the end of a run, when no worker is there any more: writes what has not been written yet. Once.
+  // At the end of a run, when no worker is there any more: writes what has not been written yet, and says what went wrong with what came in
+  // or went out. Once. What could not be written is among take_refused().
   virtual Result<> finish() { return {}; }
 };
 

@@ -66,10 +66,10 @@ u32 Runner::poll(const Runner& whose) noexcept {
 }
 
 void Runner::count(const Queue::Unread& unread, account& port) noexcept {
-  const u32 frames = unread.too_long + unread.no_frame;
-  port.frames += frames;
+  port.frames += unread.frames();
   port.bytes += unread.bytes;
-  port.verdict[WEIR_DROP] += frames;
+  port.verdict[WEIR_DROP] += unread.frames();
+  port.drop[WEIR_DROP_RUNT] += unread.runt;
   port.drop[WEIR_DROP_TOO_LONG] += unread.too_long;
   port.drop[WEIR_DROP_NO_FRAME] += unread.no_frame;
 }
@@ -366,6 +366,7 @@ bool Runner::copy(const Frame& frame, Frame& to) noexcept {
   to = frame;
   to.data = cache_.pool().base() + chunk + (static_cast<u64>(frame.data - cache_.pool().base()) & (cache_.pool().size() - 1));
   std::memcpy(to.data, frame.data, frame.length);
+  if (const std::optional<u64> time = cache_.pool().time_of(frame)) cache_.pool().set_time(to, *time);
   return true;
 }
 

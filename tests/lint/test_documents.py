@@ -350,6 +350,15 @@ def test_every_driver_is_documented_with_its_keys():
     assert {name: shown[name] for name in known} == known
 
 
+def test_every_key_of_a_driver_is_documented_and_no_other():
+    documented = {}
+    for row in table(README, "Captures, taps and frames of your own", "driver", "key", "default"):
+        documented.setdefault(code(row["driver"])[0], []).append(code(row["key"])[0])
+    drivers = json.loads(run(WEIR, "plugins", "--json").stdout)["drivers"]
+    assert documented == {each["name"]: [key["name"] for key in each["keys"]] for each in drivers if each["name"] in documented}
+    assert {"null", "pcap"} <= set(documented)
+
+
 def test_defaults_are_those_of_the_code():
     rows = table(README, "Configuration", "table", "key", "default")
     source = text(ROOT / "core" / "config" / "config.cc")

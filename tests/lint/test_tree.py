@@ -19,7 +19,7 @@ SCRIPTS = [path for path in FILES if path.suffix == ".py" or path.name in ("demo
 ORDER = ["bpf/abi", "bpf/lib", "bpf/ingress", "bpf/egress", "core/base", "core/frame", "core/config", "core/kernel", "core/port",
          "core/pipeline", "core/worker", "core/control", "plugins", "apps"]
 # Each library has one home; tests may use what they test.
-HOMES = {"toml++": ["core/config"], "bpf/libbpf.h": ["core/kernel", "bench"], "xdp/": ["core/port"], "tbb/": ["core/worker"],
+HOMES = {"toml++": ["core/config"], "bpf/libbpf.h": ["core/kernel", "bench"], "xdp/": ["core/port"], "tbb/": ["core/worker"], "pcap/": ["core/port"],
          "CLI/": ["apps"], "libmnl/": ["plugins/router"], "rte_": ["core/port", "plugins", "bench"]}
 
 
