@@ -16,6 +16,7 @@
 #include "core/pipeline/module_tag.hh"
 #include "core/pipeline/module_trial.hh"
 #include "core/port/null_port.hh"
+#include "core/port/tap_port.hh"
 
 namespace weir {
 namespace {
@@ -49,7 +50,7 @@ std::vector<std::string> names_of(const Map& map) {
 
 // With the drivers that are part of libweir.
 Registry::Registry() {
-  for (const PortDriver* driver : {&null_driver})
+  for (const PortDriver* driver : {&null_driver, &tap_driver})
     if (!add(*driver, "libweir")) broken("two port drivers of one name are linked in");
 }
 

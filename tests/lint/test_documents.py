@@ -356,7 +356,7 @@ def test_every_key_of_a_driver_is_documented_and_no_other():
         documented.setdefault(code(row["driver"])[0], []).append(code(row["key"])[0])
     drivers = json.loads(run(WEIR, "plugins", "--json").stdout)["drivers"]
     assert documented == {each["name"]: [key["name"] for key in each["keys"]] for each in drivers if each["name"] in documented}
-    assert {"null", "pcap"} <= set(documented)
+    assert {"null", "pcap", "tap"} <= set(documented)
 
 
 def test_defaults_are_those_of_the_code():
