@@ -23,7 +23,7 @@ class Borrowed {
   Borrowed(Borrowed&& other) noexcept : file_(std::exchange(other.file_, {})), netns_(other.netns_), loans_(std::move(other.loans_)) {}
   Borrowed& operator=(Borrowed&&) = delete;
   // Gives everything back.
-  ~Borrowed() { give_back(false); }
+  ~Borrowed() { static_cast<void>(give_back(false)); }
 
   // Changes the setting; nothing, where it has that value.
   Result<> set(const std::string& device, What what, u64 value);
