@@ -18,7 +18,7 @@ import re
 import signal
 import sys
 
-from figures import HEADS, machine, spread, text
+from figures import HEADS, machine, rounds, spread, text
 from veth import (POLLER_CPU, ROOT, SOURCE_CPU, STOPS, CannotRun, Lab, enter_own_mounts, figures_of, measure_rounds, ratios, remark, stop,
                   summarise, wait_until, window)
 
@@ -90,7 +90,7 @@ def nanoseconds(results):
 
 
 def show(report):
-    print(f"bench devmap: {FRAME_SIZE}-byte UDP frames, {report['rounds']} rounds, windows of {report['seconds']:g} s; {report['machine']}\n"
+    print(f"bench devmap: {FRAME_SIZE}-byte UDP frames, {rounds(report['rounds'])}, windows of {report['seconds']:g} s; {report['machine']}\n"
           f"CPU {SOURCE_CPU}: all of it, inline\n\n{'M frames/s that come in':<24}{HEADS}   ns per frame   ns per copy")
     for name, result in report["contenders"].items():
         figures = f"{text(result['summary'])}   {result['ns']['median']:>12.1f}   " if result["summary"] else ""

@@ -27,6 +27,10 @@ def spread(values):
             "min": ordered[0], "max": ordered[-1], "values": len(ordered)}
 
 
+def rounds(number):
+    return f"{number} round{'s' if number > 1 else ''}"
+
+
 HEADS = f"{'median':>9}   {'95 % interval':<18}   {'min .. max':<18}"
 
 

@@ -18,7 +18,7 @@ import sys
 import time
 
 import veth
-from figures import HEADS, machine, spread, text
+from figures import HEADS, machine, rounds, spread, text
 from veth import CannotRun, POLLER_CPU, SOURCE_CPU, checksum, run, wait_until
 
 SIZE = 64
@@ -172,7 +172,7 @@ def window(lab, sink, watched, given):
         time.sleep(given.seconds)
         (end, whole, other, *_), foreign = sink.ask(), veth.foreign_seconds() - foreign
         if given.cached and watched.stats()["flows"]["hits"] - hits < 0.95 * (whole - frames):
-            raise CannotRun("the flow cache had the fate of too few frames: a longer --warm-up, or fewer --flows")
+            raise CannotRun("the flow cache had the fate of too few frames: a longer --warm-up, fewer --flows, or more --places")
         if source.ended():
             raise RuntimeError(source.complaint())
         if watched and watched.ended():
@@ -192,16 +192,17 @@ def measure(lab, name, given):
 
 
 def new_flows(lab, given):
-    """New flows a second into the cache, in thousands: every frame begins one."""
+    """New flows a second into the cache, in thousands: every frame begins one. And the share of a CPU that others took meanwhile."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(lab.wires())
         stack.enter_context(sink_of(lab, True))
         watched = stack.enter_context(weir(lab, [ROUTER], flows=1 << 22))
         with source_of(lab, 0, 1 << 24):
             time.sleep(given.warm_up)
-            start, before = time.monotonic(), watched.stats()["flows"]["added"]
+            foreign, start, before = veth.foreign_seconds(), time.monotonic(), watched.stats()["flows"]["added"]
             time.sleep(given.seconds)
-            return (watched.stats()["flows"]["added"] - before) / 1e3 / (time.monotonic() - start)
+            added, seconds = watched.stats()["flows"]["added"] - before, time.monotonic() - start
+            return added / 1e3 / seconds, (veth.foreign_seconds() - foreign) / seconds
 
 
 def arguments():
@@ -264,7 +265,9 @@ def main():
             results = measure_rounds(lab, given)
             made = {"contenders": results, "ratios": veth.ratios(results, RATIOS)}
             if "router_flows" in given.contenders:
-                made["new_flows"] = spread([new_flows(lab, given) for _ in range(given.rounds)])
+                windows = [new_flows(lab, given) for _ in range(given.rounds)]
+                made["new_flows"] = spread([thousands for thousands, others in windows if others <= given.others])
+                made["new_flows_disturbed"] = sum(others > given.others for _, others in windows)
             report["versions"][lab.version] = made
     print(json.dumps(report, indent=2)) if given.json else show(report)
     wrong = [name for each in report["versions"].values() for name, result in each["contenders"].items()
@@ -273,14 +276,16 @@ def main():
 
 
 def show(report):
-    print(f"bench flows: {SIZE}-byte UDP frames of {report['flows']} flows, {report['rounds']} rounds, windows of {report['seconds']:g} s; "
+    print(f"bench flows: {SIZE}-byte UDP frames of {report['flows']} flows, {rounds(report['rounds'])}, windows of {report['seconds']:g} s; "
           f"{report['machine']}\n{veth.PLACEMENT}")
     for version, made in report["versions"].items():
         print(f"\n{f'IPv{version}, M frames/s':<26}{HEADS}")
         for name, result in made["contenders"].items():
             print(f"{name:<26}{text(result['summary']) if result['summary'] else ''}   {veth.remark(result)}".rstrip())
         if "new_flows" in made:
-            print(f"{'new flows, thousands/s':<26}{text(made['new_flows'])}   target 200")
+            left_out = made["new_flows_disturbed"]
+            remark = f"   {left_out} of {report['rounds']} windows left out: {veth.DISTURBED}" if left_out else ""
+            print(f"{'new flows, thousands/s':<26}{text(made['new_flows']) if made['new_flows'] else ''}   target 200{remark}")
         for row in made["ratios"]:
             target = f"   target {row['target']:.2f}: {'met' if row['median'] >= row['target'] else 'missed'}" if row["target"] else ""
             print(f"{row['ratio']:<26}{text(row)}   {row['values']:>7}{target}")

@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 
-from figures import HEADS, machine, spread, text
+from figures import HEADS, machine, rounds, spread, text
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FROM_MAC, TO_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
@@ -157,6 +157,9 @@ class Lab:
     def __init__(self, build, weir, size):
         self.id = secrets.token_hex(3)
         self.bench, self.weir = build / "bench", weir
+        for program in ("reference", "live_source"):
+            if not (self.bench / program).exists():
+                raise RuntimeError(f"there is no {self.bench / program}: build it first: ninja -C {build}")
         self.names = {role: f"bench-{self.id}-{role}" for role in ("source", "forwarder", "sink")}
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"bench-{self.id}-", dir="/run"))
         # DPDK keeps its files here; libxdp attaches alone, as cheap as it can, without a dispatcher in front.
@@ -462,7 +465,7 @@ def remark(result):
 
 
 def show(report):
-    print(f"bench veth: {report['size']}-byte UDP frames, {report['rounds']} rounds, windows of {report['seconds']:g} s; "
+    print(f"bench veth: {report['size']}-byte UDP frames, {rounds(report['rounds'])}, windows of {report['seconds']:g} s; "
           f"{report['machine']}\n{PLACEMENT}\n\n{'M frames/s':<26}{HEADS}")
     for name, result in report["contenders"].items():
         print(f"{name:<26}{text(result['summary']) if result['summary'] else ''}   {remark(result)}".rstrip())

@@ -67,6 +67,13 @@ def test_routed_frames_arrive_and_the_flow_cache_has_their_fate():
         assert made["new_flows"]["median"] > 0
 
 
+@pytest.mark.parametrize("bench", ["veth", "flows", "devmap"])
+def test_a_tree_that_is_not_built_is_said(tmp_path, bench):
+    done = run(ROOT / "bench" / f"{bench}.py", "--build", tmp_path, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"bench {bench}: there is no {tmp_path}/bench/reference: build it first: ninja -C {tmp_path}\n"
+
+
 def test_every_entry_is_used_and_every_member_gets_every_frame():
     names = ["bare", "array_256", "hash_256", "group_array_1", "group_hash_2", "group_full_2"]
     words = ["--build", BUILD, "--rounds", 1, "--others", 99, "--seconds", 0.05, "--contenders", ",".join(names), "--json"]
