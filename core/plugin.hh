@@ -3,6 +3,7 @@
 #pragma once
 
 #include "bpf/abi/link.h"
+#include "core/frame/wire.hh"
 #include "core/pipeline/stage.hh"
 #include "core/pipeline/state.hh"
 

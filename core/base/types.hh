@@ -16,9 +16,10 @@ using u32 = std::uint32_t;
 using u64 = unsigned long long;
 using i64 = long long;
 
-// An integer in network byte order. Read it with host(), make it with be16() or be32(); compare it with another of its kind.
+// An integer in network byte order. Read it with host(), make it with be16() or be32(); compare it with another of its kind. It may lie
+// anywhere: headers are made of them (core/frame/wire.hh).
 template <typename T>
-class BigEndian {
+class [[gnu::packed]] BigEndian {
  public:
   BigEndian() = default;
   static constexpr BigEndian of(T host) noexcept { return BigEndian(swap(host)); }

@@ -28,7 +28,7 @@ struct Frame {
   // The T at `offset`, or null when the frame is shorter.
   template <typename T>
   [[nodiscard]] T* header(u32 offset = 0) const noexcept {
-    static_assert(std::is_trivially_copyable_v<T> && alignof(T) == 1, "headers on the wire are packed");
+    static_assert(std::is_trivially_copyable_v<T> && alignof(T) == 1, "headers lie anywhere: core/frame/wire.hh has them");
     return offset + sizeof(T) <= length ? reinterpret_cast<T*>(data + offset) : nullptr;
   }
   [[nodiscard]] std::span<u8> bytes() const noexcept { return {data, length}; }

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // flow_key: which flow a frame is of, and what an action changes in its frames.
 #include <cstring>
+#include <random>
 
 #include "bpf/abi/link.h"
 #include "core/pipeline/flows.hh"
 
 namespace weir {
 namespace {
+
+const u64 hash_seed = std::random_device()() | u64{std::random_device()()} << 32;
 
 // The difference that a change of whole words makes to a checksum over them.
 template <std::size_t Bytes>
@@ -48,6 +51,8 @@ bool FlowKey::same(const FlowKey& other) const noexcept {
   return of.version == other.of.version && of.word == other.of.word &&
          std::memcmp(of.addresses, other.of.addresses, of.version == 4 ? 8 : 32) == 0;
 }
+
+u64 FlowKey::hash() const noexcept { return flow_hash(&of, of.word, hash_seed); }
 
 FlowAction& FlowAction::addresses(const std::array<u8, ETH_ALEN>& to, const std::array<u8, ETH_ALEN>& from) noexcept {
   to_ = to;

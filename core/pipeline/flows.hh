@@ -27,6 +27,9 @@ struct FlowKey {
   [[nodiscard]] u16 destination_port() const noexcept { return FLOW_NET16(static_cast<u16>(of.word >> 16)); }
   // Of the same flow, whatever else was noted of their frames.
   [[nodiscard]] bool same(const FlowKey& other) const noexcept;
+  friend bool operator==(const FlowKey& one, const FlowKey& other) noexcept { return one.same(other); }
+  // The same for keys that are equal. Another in each process, so that nobody outside can fill one place of a table.
+  [[nodiscard]] u64 hash() const noexcept;
 };
 
 // Before anything is changed in the frame. None of: fragments, IPv4 options, IPv6 extension headers, ICMP but echo, more than one
@@ -114,3 +117,8 @@ class Flows {
 };
 
 }  // namespace weir
+
+template <>
+struct std::hash<weir::FlowKey> {
+  std::size_t operator()(const weir::FlowKey& key) const noexcept { return key.hash(); }
+};

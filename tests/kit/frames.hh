@@ -3,9 +3,11 @@
 //   Packet frame = FrameBuilder().ethernet(station(1), station(2)).ipv4("10.0.0.1", "10.0.0.2").udp(1, 2).payload("x").pad(60);
 #pragma once
 
-#include <arpa/inet.h>
 #include <linux/if_ether.h>
+#ifndef _LINUX_IN_H  // where a plugin's header has the kernel's <linux/in.h>: glibc's says the same once more
+#include <arpa/inet.h>
 #include <netinet/in.h>
+#endif
 
 #include <array>
 #include <cstdio>
@@ -50,6 +52,9 @@ inline u16 internet_checksum(u32 sum) {
   return static_cast<u16>(~sum);
 }
 
+// Of "192.0.2.1" 4 bytes, of "2001:db8::1" 16; for version 4 or 6.
+std::vector<u8> address_bytes(u8 version, const std::string& text);
+
 class FrameBuilder {
  public:
   FrameBuilder& ethernet(const Mac& source, const Mac& destination, u16 type = 0x88b5) {
@@ -69,13 +74,15 @@ class FrameBuilder {
     put16(type_at_, ETH_P_IP);
     ip_at_ = bytes_.size(), version_ = 4;
     append(std::array<u8, 12>{0x45, 0, 0, 0, 0, 0, 0x40, 0, ttl, 255, 0, 0});
-    return address<in_addr>(AF_INET, source).template address<in_addr>(AF_INET, destination);
+    append(address_bytes(4, source)), append(address_bytes(4, destination));
+    return *this;
   }
   FrameBuilder& ipv6(const std::string& source, const std::string& destination, u8 hop_limit = 64) {
     put16(type_at_, ETH_P_IPV6);
     ip_at_ = bytes_.size(), version_ = 6;
     append(std::array<u8, 8>{0x60, 0, 0, 0, 0, 0, 59, hop_limit});
-    return address<in6_addr>(AF_INET6, source).template address<in6_addr>(AF_INET6, destination);
+    append(address_bytes(6, source)), append(address_bytes(6, destination));
+    return *this;
   }
   // DSCP 6 bits, ECN 2: of the IP header.
   FrameBuilder& traffic_class(u8 value) {
@@ -89,17 +96,17 @@ class FrameBuilder {
     return *this;
   }
   FrameBuilder& udp(u16 source, u16 destination) {
-    open_l4(IPPROTO_UDP, 6);
+    open_l4(of_udp, 6);
     return number16(source).number16(destination).number16(0).number16(0);
   }
   FrameBuilder& tcp(u16 source, u16 destination, u8 flags = 0x10, u32 sequence = 0, u32 acknowledged = 0) {
-    open_l4(IPPROTO_TCP, 16);
+    open_l4(of_tcp, 16);
     number16(source).number16(destination).number32(sequence).number32(acknowledged);
     append(std::array<u8, 2>{0x50, flags});
     return number16(0xffff).number16(0).number16(0);
   }
   FrameBuilder& icmp(u8 type, u8 code, u16 id = 0, u16 sequence = 0) {
-    open_l4(version_ == 6 ? u8{IPPROTO_ICMPV6} : u8{IPPROTO_ICMP}, 2);
+    open_l4(version_ == 6 ? of_icmpv6 : of_icmp, 2);
     append(std::array<u8, 4>{type, code, 0, 0});
     return number16(id).number16(sequence);
   }
@@ -120,14 +127,14 @@ class FrameBuilder {
     }
     if (l4_at_ == 0) return made;
     const std::span<const u8> l4 = std::span(made).subspan(l4_at_);
-    if (protocol_ == IPPROTO_UDP) put(l4_at_ + 4, static_cast<u16>(l4.size()));
+    if (protocol_ == of_udp) put(l4_at_ + 4, static_cast<u16>(l4.size()));
     u32 sum = internet_sum(l4);
-    if (protocol_ != IPPROTO_ICMP) {  // the others cover the addresses, the protocol and the length
+    if (protocol_ != of_icmp) {  // the others cover the addresses, the protocol and the length
       const std::span<const u8> addresses = std::span(made).subspan(ip_at_ + (version_ == 4 ? 12 : 8), version_ == 4 ? 8 : 32);
       sum = internet_sum(addresses, sum + protocol_ + static_cast<u32>(l4.size()));
     }
     const u16 checksum = internet_checksum(sum);
-    put(l4_at_ + checksum_at_, protocol_ == IPPROTO_UDP && checksum == 0 ? 0xffff : checksum);
+    put(l4_at_ + checksum_at_, protocol_ == of_udp && checksum == 0 ? 0xffff : checksum);
     return made;
   }
   // build(), and zeroes up to `size` bytes, as a device adds them: behind what the lengths speak of.
@@ -147,13 +154,6 @@ class FrameBuilder {
     return *this;
   }
   FrameBuilder& number32(u32 value) { return number16(static_cast<u16>(value >> 16)).number16(static_cast<u16>(value)); }
-  template <typename Address>
-  FrameBuilder& address(int family, const std::string& text) {
-    std::array<u8, sizeof(Address)> bytes;
-    if (::inet_pton(family, text.c_str(), bytes.data()) != 1) broken("a test names an IP address that is none");
-    append(bytes);
-    return *this;
-  }
   void open_l4(u8 protocol, std::size_t checksum_at) {
     if (version_ == 0) broken("a test builds a layer 4 header without an IP header");
     bytes_[ip_at_ + (version_ == 4 ? 9 : 6)] = protocol_ = protocol;
@@ -162,6 +162,7 @@ class FrameBuilder {
   [[nodiscard]] u16 get16(std::size_t at) const { return static_cast<u16>(bytes_[at] << 8 | bytes_[at + 1]); }
   void put16(std::size_t at, u16 value) { bytes_[at] = static_cast<u8>(value >> 8), bytes_[at + 1] = static_cast<u8>(value); }
 
+  static constexpr u8 of_icmp = 1, of_tcp = 6, of_udp = 17, of_icmpv6 = 58;  // protocols
   Packet bytes_;
   std::size_t type_at_ = 0, ip_at_ = 0, l4_at_ = 0, checksum_at_ = 0;
   u8 version_ = 0, protocol_ = 0;

@@ -93,6 +93,7 @@ Result<u8*> PlainMemory::bytes(std::string_view map, std::size_t entry, u32 coun
 
 Result<UserHalf> UserHalf::make(const Plugin& plugin, std::string_view keys, FakeContext& context, StageMemory& memory) {
   const ConfigNode node = TRY(context.keys(plugin, keys));
+  if (!plugin.per_flow) context.flows().close_for_good();
   UserHalf made(plugin, TRY(plugin.make(node, context)));
   TRY_VOID(made.stage_->bind(memory));
   return made;

@@ -40,7 +40,8 @@ struct Outcome {
   Packet bytes;
 };
 
-// Flows that a stage has offloaded, in order; none before a test opens it.
+// Flows that a stage has offloaded, in order. Closed, as in a run without kernel halves, until a test opens it; and once UserHalf::make()
+// has made a stage of a plugin without .per_flow it stays closed, as it is for that stage and those behind it.
 class FakeFlows final : public Flows {
  public:
   struct Offload {
@@ -49,7 +50,8 @@ class FakeFlows final : public Flows {
     FlowTimes times;
     u64 cookie;
   };
-  void open() noexcept { open_ = true; }
+  void open() noexcept { open_ = !for_good_; }
+  void close_for_good() noexcept { open_ = false, for_good_ = true; }
   [[nodiscard]] bool any() const noexcept override { return open_; }
   [[nodiscard]] FlowKey key_of(const Frame& frame) const noexcept override { return open_ ? flow_key_of(frame) : FlowKey{}; }
   bool offload(const FlowKey& key, const FlowAction& action, FlowTimes times, u64 cookie) noexcept override;
@@ -62,7 +64,7 @@ class FakeFlows final : public Flows {
   [[nodiscard]] const std::vector<Offload>& offloads() const noexcept { return offloads_; }  // that hold
 
  private:
-  bool open_ = false;
+  bool open_ = false, for_good_ = false;
   std::vector<Offload> offloads_;
 };
 

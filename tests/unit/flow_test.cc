@@ -10,7 +10,9 @@
 #include <atomic>
 #include <cstring>
 #include <map>
+#include <set>
 #include <thread>
+#include <unordered_map>
 
 #include "bpf/abi/link.h"
 #include "core/kernel/accounts_map.hh"
@@ -45,6 +47,27 @@ FlowAction::Address address(const char* text) {
   if (::inet_pton(std::strchr(text, ':') != nullptr ? AF_INET6 : AF_INET, text, made.data()) != 1)
     broken("a test names an IP address that is none");
   return made;
+}
+
+TEST(FlowKey, finds_its_flow_in_a_table_and_no_other) {
+  std::unordered_map<FlowKey, int> table;
+  std::vector<FlowKey> keys;
+  for (u16 port = 0; port < 2; ++port)
+    for (u16 from = 1; from <= 500; ++from) {
+      keys.push_back(key_of(ipv4().udp(from, 2).build(), port));
+      keys.push_back(key_of(ipv6().udp(from, 2).build(), port));
+    }
+  for (std::size_t i = 0; i < keys.size(); ++i) table[keys[i]] = static_cast<int>(i);
+  ASSERT_EQ(table.size(), keys.size());
+  std::set<u64> hashes;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    FlowKey other = keys[i];
+    other.epoch = 7, other.of.ttl = 1, other.of.tcp_flags = 16;  // of the frame, not of its flow
+    EXPECT_EQ(table.at(other), static_cast<int>(i));
+    EXPECT_EQ(other.hash(), keys[i].hash());
+    hashes.insert(keys[i].hash());
+  }
+  EXPECT_EQ(hashes.size(), keys.size());
 }
 
 // The table over memory of its own.

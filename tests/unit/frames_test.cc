@@ -8,6 +8,8 @@
 #include <thread>
 
 #include "core/frame/pool.hh"
+#include "core/frame/wire.hh"
+#include "kit/frames.hh"
 
 namespace weir {
 namespace {
@@ -138,17 +140,13 @@ TEST(FrameCache, releases_a_frame_whatever_its_bytes_begin_at) {
   EXPECT_EQ(back, frames[2]);
 }
 
-struct __attribute__((packed)) Header {
-  u8 bytes[14];
-};
-
 TEST(Frame, shows_a_header_that_lies_within_it) {
   std::array<u8, 34> bytes{};
   const Frame frame{.data = bytes.data(), .length = bytes.size()};
-  EXPECT_EQ(reinterpret_cast<u8*>(frame.header<Header>()), bytes.data());
-  EXPECT_EQ(reinterpret_cast<u8*>(frame.header<Header>(20)), bytes.data() + 20) << "up to its last byte";
-  EXPECT_EQ(frame.header<Header>(21), nullptr);
-  EXPECT_EQ(frame.header<Header>(34), nullptr);
+  EXPECT_EQ(reinterpret_cast<u8*>(frame.header<EthernetHeader>()), bytes.data());
+  EXPECT_EQ(reinterpret_cast<u8*>(frame.header<EthernetHeader>(20)), bytes.data() + 20) << "up to its last byte";
+  EXPECT_EQ(frame.header<EthernetHeader>(21), nullptr);
+  EXPECT_EQ(frame.header<EthernetHeader>(34), nullptr);
   EXPECT_EQ(frame.header<u8>(34), nullptr);
   EXPECT_EQ(frame.bytes().size(), 34u);
 }
@@ -156,13 +154,97 @@ TEST(Frame, shows_a_header_that_lies_within_it) {
 TEST(Frame, shows_no_header_of_a_frame_without_bytes) {
   const Frame frame{};
   EXPECT_EQ(frame.header<u8>(), nullptr);
-  EXPECT_EQ(frame.header<Header>(), nullptr);
+  EXPECT_EQ(frame.header<EthernetHeader>(), nullptr);
 }
 
 TEST(Frame, shows_no_header_where_offset_and_size_overflow) {
   std::array<u8, 64> bytes{};
   const Frame frame{.data = bytes.data(), .length = bytes.size()};
-  for (u32 offset : {~0u, ~0u - 13, ~0u - 14}) EXPECT_EQ(frame.header<Header>(offset), nullptr) << offset;
+  for (u32 offset : {~0u, ~0u - 13, ~0u - 14}) EXPECT_EQ(frame.header<EthernetHeader>(offset), nullptr) << offset;
+}
+
+Frame frame_of(kit::Packet& bytes) { return {.data = bytes.data(), .length = static_cast<u32>(bytes.size())}; }
+
+TEST(Wire, shows_the_fields_of_ipv4_and_tcp_behind_a_tag) {
+  kit::Packet bytes = kit::FrameBuilder()
+                          .ethernet(kit::station(1), kit::station(2))
+                          .vlan(100, 5)
+                          .ipv4("192.0.2.1", "198.51.100.2", 17)
+                          .tcp(1025, 443, 0x12, 0x01020304, 0x05060708)
+                          .payload("x")
+                          .build();
+  const Frame frame = frame_of(bytes);
+  const auto* eth = frame.header<EthernetHeader>();
+  EXPECT_EQ(eth->destination, kit::station(2));
+  EXPECT_EQ(eth->source, kit::station(1));
+  EXPECT_EQ(eth->type, be16(ETH_P_8021Q));
+  const auto* tag = frame.header<VlanTag>(14);
+  EXPECT_EQ(tag->vid(), 100);
+  EXPECT_EQ(tag->pcp(), 5);
+  EXPECT_EQ(tag->type, be16(ETH_P_IP));
+  const auto* ip = frame.header<Ipv4Header>(18);
+  EXPECT_EQ(ip->version(), 4);
+  EXPECT_EQ(ip->length(), 20u);
+  EXPECT_EQ(ip->total_length, be16(41));
+  EXPECT_EQ(ip->time_to_live, 17);
+  EXPECT_EQ(ip->protocol, 6);
+  EXPECT_EQ(ip->source_address, be32(0xc0000201));
+  EXPECT_EQ(ip->destination_address, be32(0xc6336402));
+  EXPECT_FALSE(ip->is_fragment()) << "DF alone";
+  bytes[18 + 6] = 0x20;
+  EXPECT_TRUE(ip->is_fragment()) << "MF";
+  bytes[18 + 6] = 0, bytes[18 + 7] = 1;
+  EXPECT_TRUE(ip->is_fragment()) << "an offset";
+  const auto* tcp = frame.header<TcpHeader>(38);
+  EXPECT_EQ(tcp->source_port, be16(1025));
+  EXPECT_EQ(tcp->destination_port, be16(443));
+  EXPECT_EQ(tcp->sequence_number.host(), 0x01020304u);
+  EXPECT_EQ(tcp->acknowledgment_number.host(), 0x05060708u);
+  EXPECT_EQ(tcp->length(), 20u);
+  EXPECT_EQ(tcp->control_bits, 0x12);
+  EXPECT_EQ(tcp->window, be16(0xffff));
+}
+
+TEST(Wire, shows_the_fields_of_ipv6_and_udp) {
+  kit::Packet bytes = kit::FrameBuilder()
+                          .ethernet(kit::station(1), kit::station(2))
+                          .ipv6("2001:db8::1", "2001:db8::2", 3)
+                          .traffic_class(0xb8)
+                          .udp(53, 1053)
+                          .payload("four")
+                          .build();
+  const Frame frame = frame_of(bytes);
+  const auto* ip = frame.header<Ipv6Header>(14);
+  EXPECT_EQ(ip->version(), 6);
+  EXPECT_EQ(ip->traffic_class(), 0xb8);
+  EXPECT_EQ(ip->payload_length, be16(12));
+  EXPECT_EQ(ip->next_header, 17);
+  EXPECT_EQ(ip->hop_limit, 3);
+  EXPECT_EQ(ip->source_address[15], 1);
+  EXPECT_EQ(ip->destination_address[15], 2);
+  const auto* udp = frame.header<UdpHeader>(54);
+  EXPECT_EQ(udp->source_port, be16(53));
+  EXPECT_EQ(udp->destination_port, be16(1053));
+  EXPECT_EQ(udp->length, be16(12));
+  EXPECT_NE(udp->checksum, be16(0));
+}
+
+TEST(Wire, shows_the_fields_of_icmp_and_arp) {
+  kit::Packet bytes =
+      kit::FrameBuilder().ethernet(kit::station(1), kit::station(2)).ipv4("192.0.2.1", "192.0.2.2").icmp(8, 0, 7, 9).build();
+  const auto* icmp = frame_of(bytes).header<IcmpHeader>(34);
+  EXPECT_EQ(icmp->type, 8);
+  EXPECT_EQ(icmp->code, 0);
+  EXPECT_EQ(icmp->rest, be32(7 << 16 | 9));
+  // RFC 826: 02:00:00:00:00:01, who is 192.0.2.1, asks for 192.0.2.2.
+  kit::Packet arp = {0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1, 192, 0, 2, 1, 0, 0, 0, 0, 0, 0, 192, 0, 2, 2};
+  const auto* asks = frame_of(arp).header<ArpPacket>();
+  EXPECT_EQ(asks->hardware_type, be16(1));
+  EXPECT_EQ(asks->protocol_type, be16(ETH_P_IP));
+  EXPECT_EQ(asks->operation, be16(1));
+  EXPECT_EQ(asks->sender_hardware_address, kit::station(1));
+  EXPECT_EQ(asks->sender_protocol_address, be32(0xc0000201));
+  EXPECT_EQ(asks->target_protocol_address, be32(0xc0000202));
 }
 
 enum class Drop { first, second };

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // kit_test: the plugin test kit finds what is wrong with a plugin, and nothing with one that is right.
+#include <linux/in.h>  // as a plugin's header may have it, in front of the kit's
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -74,6 +76,52 @@ TEST(KernelAgreement, takes_a_punt_for_the_user_halfs_and_names_the_first_frame_
   EXPECT_THAT(differs.error().what, testing::StartsWith("any_verdict: frame 2 in by port b, 16 bytes 04 00"));
   EXPECT_THAT(differs.error().what, testing::EndsWith(": with the kernel half the verdict is to_stack 0, not redirect 1"));
   EXPECT_EQ(both_halves_agree(odd_bytes, "", {"a"}, {}).error().what, "odd_bytes: it has no kernel half");
+}
+
+// Offloads the flow of each frame to the second port.
+class Offloads final : public Stage {
+ public:
+  static Result<std::unique_ptr<Stage>> make(const ConfigNode&, StageContext& context) {
+    return std::make_unique<Offloads>(context.flows());
+  }
+  explicit Offloads(Flows& flows) : flows_(flows) {}
+  void process(Burst& burst) noexcept override {
+    for (Frame& frame : burst) flows_.offload(flows_.key_of(frame), FlowAction::transmit(PortSlot{1}));
+  }
+
+ private:
+  Flows& flows_;
+};
+
+Packet of_a_flow() { return FrameBuilder().ethernet(station(1), station(2)).ipv4("192.0.2.1", "192.0.2.2").udp(IPPROTO_UDP, 2).build(); }
+
+TEST(FakeFlows, hold_what_is_offloaded_once_a_test_has_opened_them) {
+  const Plugin plugin{.name = "offloads", .says = "", .make = Offloads::make, .per_flow = true};
+  FakeContext context({"a", "b"});
+  PlainMemory memory;
+  auto half = UserHalf::make(plugin, "", context, memory);
+  ASSERT_TRUE(half) << half.error().what;
+  half->run(0, of_a_flow());
+  EXPECT_EQ(context.flows().offloads().size(), 0u) << "as in a run without kernel halves";
+  context.flows().open();
+  half->run(0, of_a_flow());
+  ASSERT_EQ(context.flows().offloads().size(), 1u);
+  EXPECT_EQ(context.flows().offloads()[0].action.fate(), FLOW_REDIRECT);
+  EXPECT_EQ(context.flows().offloads()[0].action.argument(), 1);
+  EXPECT_EQ(context.flows().offloads()[0].key.source_port(), IPPROTO_UDP);
+}
+
+TEST(FakeFlows, stay_closed_for_a_plugin_without_per_flow) {
+  const Plugin plugin{.name = "offloads", .says = "", .make = Offloads::make};
+  FakeContext context({"a", "b"});
+  context.flows().open();
+  PlainMemory memory;
+  auto half = UserHalf::make(plugin, "", context, memory);
+  ASSERT_TRUE(half) << half.error().what;
+  context.flows().open();
+  EXPECT_FALSE(context.flows().any());
+  half->run(0, of_a_flow());
+  EXPECT_EQ(context.flows().offloads().size(), 0u);
 }
 
 TEST(Traffic, is_the_same_for_one_seed_and_has_frames_of_each_kind) {
