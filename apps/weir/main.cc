@@ -24,7 +24,8 @@ struct Arguments {
   std::string stage, from, to, protocol;
   std::uint64_t limit = 1000;
   std::vector<std::string> chain, dirs;
-  bool user_only = false, keep = false, detach_on_exit = false, as_json = false, watch = false, kernel = false, egress = false;
+  bool user_only = false, keep = false, detach_on_exit = false, as_json = false, watch = false, kernel = false, egress = false,
+       flows = false;
 };
 
 // From a file, or from the words behind --read, which are stages then.
@@ -179,7 +180,8 @@ Result<> plugins(const Arguments& arguments) {
 
 Result<> new_plugin(const Arguments& arguments) {
   const weir::Registry registry = TRY(weir::Registry::load());
-  const std::vector<std::string> files = TRY(write_plugin({arguments.plugin, arguments.kernel, arguments.egress}, registry));
+  const NewPlugin plugin{arguments.plugin, arguments.kernel || arguments.flows, arguments.egress, arguments.flows};
+  const std::vector<std::string> files = TRY(write_plugin(plugin, registry));
   fmt::print("{0}/: {1}\nnext: cd {0} && meson setup build && ninja -C build && meson test -C build\n", arguments.plugin,
              fmt::join(files, ", "));
   return {};
@@ -317,6 +319,7 @@ int main(int count, char** words) {
       add("plugin", "write the folder of a plugin, which builds outside of weir's tree and whose test passes", new_plugin, to_begin);
   to_write->add_option("NAME", arguments.plugin, "of the plugin and of its folder")->required();
   to_write->add_flag("--kernel", arguments.kernel, "with a kernel half");
+  to_write->add_flag("--flows", arguments.flows, "with a kernel half, and a user half that offloads flows");
   to_write->add_flag("--egress", arguments.egress, "with an egress program, NAME_egress");
 
   if (const std::string what = wrong_command(app, std::span(words, static_cast<std::size_t>(count)).subspan(1)); !what.empty()) {

@@ -19,11 +19,12 @@ namespace fs = std::filesystem;
 using weir::Result;
 
 struct Template {
-  std::string_view file;  // NAME stands for the plugin's
+  std::string_view file;  // NAME stands for the plugin's; one of flows/ takes the place of that without
   std::string_view text;
 };
 #include "templates.inc"
 
+constexpr std::string_view of_flows = "flows/";
 constexpr std::size_t longest_name = 24;  // NAME_egress is the name of an egress program
 
 // What a plugin cannot be called, since its class, its variables or its targets of the build would be: words of C++, of builds, and of the
@@ -42,6 +43,13 @@ constexpr std::string_view taken[] = {
     "kernel",    "key",      "kit",         "mac",     "mapping",  "missing",  "next",      "outcome",   "packet",    "plugin",
     "position",  "prefix",   "punt",        "range",   "redirect", "registry", "result",    "schema",    "scratch",   "stage",
     "station",   "traffic",  "unsupported", "verdict", "weir"};
+// And what weir calls so.
+constexpr std::string_view names_of_weir[] = {
+    "be16",          "be32",         "big_endian",    "config_entry", "config_node",     "config_table", "config_value", "counter",
+    "ended_flow",    "flow_end",     "flow_action",   "flow_key",     "flow_times",      "flows",        "group_slot",   "ifindex",
+    "port_slot",     "queue_id",     "strong",        "arp_packet",   "ethernet_header", "icmp_header",  "ipv4_header",  "ipv6_header",
+    "stage_context", "stage_memory", "stage_remains", "vlan_tag",     "tcp_header",      "udp_header",   "fake_context", "fake_flows",
+    "frame_builder", "kernel_half",  "plain_memory",  "user_half"};
 
 bool is_plugin_name(std::string_view name) {
   if (name.empty() || name.size() > longest_name || name.front() < 'a' || name.front() > 'z' || name.back() == '_') return false;
@@ -55,7 +63,8 @@ Result<> expect_free(const NewPlugin& plugin, const weir::Registry& registry) {
   if (!is_plugin_name(name))
     return weir::invalid("new plugin \"{}\": a name is 1 to {} of a-z, 0-9 and single '_' between them, with a letter first", name,
                          longest_name);
-  if (std::ranges::find(taken, name) != std::end(taken) || name.starts_with("weir_") || name.starts_with("bpf_") || name.starts_with("co_"))
+  if (std::ranges::find(taken, name) != std::end(taken) || std::ranges::find(names_of_weir, name) != std::end(names_of_weir) ||
+      name.starts_with("weir_") || name.starts_with("bpf_") || name.starts_with("co_"))
     return weir::invalid("new plugin {}: the name means something to C++ or to weir; choose another", name);
   if (const weir::Plugin* known = registry.plugin(name))
     return weir::invalid("new plugin {}: there is one of that name, {}; choose another", name, registry.file_of(*known));
@@ -80,6 +89,8 @@ std::string class_name(std::string_view name) {
 std::string filled(std::string_view text, const NewPlugin& plugin) {
   const std::pair<std::string_view, bool> words[] = {{"kernel|", plugin.kernel},
                                                      {"plain|", !plugin.kernel},
+                                                     {"flows|", plugin.flows},
+                                                     {"noflows|", !plugin.flows},
                                                      {"egress|", plugin.egress},
                                                      {"bpf|", plugin.kernel || plugin.egress},
                                                      {"both|", plugin.kernel && plugin.egress},
@@ -100,6 +111,9 @@ std::string filled(std::string_view text, const NewPlugin& plugin) {
 }
 
 bool is_wanted(std::string_view file, const NewPlugin& plugin) {
+  const auto is_of_flows = [&](const Template& each) { return each.file == std::string(of_flows) + std::string(file); };
+  if (file.starts_with(of_flows)) return plugin.flows;
+  if (plugin.flows && std::ranges::any_of(templates, is_of_flows)) return false;
   if (file.starts_with("NAME_egress")) return plugin.egress;
   return file != "NAME.bpf.c" || plugin.kernel;
 }
@@ -146,7 +160,8 @@ Result<std::vector<std::string>> write_plugin(const NewPlugin& plugin, const wei
   std::vector<std::string> files;
   for (const Template& each : templates) {
     if (!is_wanted(each.file, plugin)) continue;
-    files.push_back(replaced(std::string(each.file), "NAME", plugin.name));
+    const std::size_t start = each.file.starts_with(of_flows) ? of_flows.size() : 0;
+    files.push_back(replaced(std::string(each.file.substr(start)), "NAME", plugin.name));
     TRY_VOID(draft.write(files.back(), filled(each.text, plugin)));
   }
   TRY_VOID(draft.become(plugin.name));

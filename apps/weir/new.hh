@@ -11,6 +11,7 @@ struct NewPlugin {
   std::string name;
   bool kernel = false;  // with a kernel half
   bool egress = false;  // and an egress program, NAME_egress
+  bool flows = false;   // whose user half offloads flows; with a kernel half
 };
 
 // Writes NAME/ into the current folder, whole or not at all; the names of its files. `registry`: whose names are taken.

@@ -32,6 +32,10 @@ def test_everything_is_there(tree):
               "egress_mac_rewrite.so", "driver_dpdk.so", "ingress.bpf.o", "l2_switch.bpf.o", "count.bpf.o",
               *(path.name for path in (ROOT / "config").glob("*.toml"))}
     assert wanted - names == set()
+    headers, documents = tree / "include" / "weir", tree / "share" / "doc" / "weir"
+    assert (headers / "core" / "frame" / "wire.hh").exists()
+    for folder in ("", "bench", "bpf", "core", "plugins", "tests"):
+        assert (documents / folder / "README.md").read_text() == (ROOT / folder / "README.md").read_text()
 
 
 def test_the_program_runs_from_anywhere(tree):

@@ -14,8 +14,8 @@ from installed import CLEAN, ROOT, run
 for suite in ("netns", "lint"):
     sys.path.insert(0, str(ROOT / "tests" / suite))
 
-WAYS = {"user": [], "kernel": ["--kernel"], "egress": ["--egress"], "all": ["--kernel", "--egress"]}
-KERNEL = {"user": 0, "kernel": 2, "egress": 1, "all": 3}  # tests that run programs in the kernel
+WAYS = {"user": [], "kernel": ["--kernel"], "egress": ["--egress"], "all": ["--kernel", "--egress"], "flows": ["--flows"]}
+KERNEL = {"user": 0, "kernel": 2, "egress": 1, "all": 3, "flows": 2}  # tests that run programs in the kernel
 
 
 def environment(prefix):
@@ -197,6 +197,37 @@ def swap_under_a_flood(labs, lab, plugin, ask, folder):
     assert seen > 1000
 
 
+def readme_config(plugin, lab):
+    """The configuration of its README, on the devices of the laboratory."""
+    text = re.search(r"^```toml\n(.*?)^```$", (plugin / "README.md").read_text(), re.MULTILINE | re.DOTALL).group(1)
+    text = text.replace('plugin_dirs = ["build"]', f'plugin_dirs = ["build"]\nname = "t{lab.id}"').replace("eth0", "p0").replace("eth1", "p1")
+    (plugin / "lab.toml").write_text(text)
+    return text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and XDP")
+def test_the_kernel_has_the_later_frames_of_a_flow_that_it_offloads(prefix, made):
+    import lab as labs
+    way, plugin, _ = made
+    if way != "flows":
+        pytest.skip("the others offload nothing")
+    weir = prefix / "bin" / "weir"
+    lab = labs.Lab(2)
+    try:
+        readme_config(plugin, lab)
+        process = lab.switch.start(weir, "run", "lab.toml", env=CLEAN, cwd=plugin)
+        labs.wait_until(lambda: "forwarding" in process.text() or process.popen.poll() is not None, "weir starts")
+        assert labs.ping(lab.hosts[0], "10.9.0.2", count=6) == 6, process.text()
+        stats = json.loads(lab.switch.run(weir, "stats", "--json", "--instance", f"t{lab.id}", env=CLEAN).stdout)
+        stage = next(each for each in stats["stages"] if each["stage"] == "mill_race")
+        # The first 3 of the 6 requests; the answers come in by the other port, and go on.
+        assert stage["counters"]["offloaded"] == 1 and stats["flows"]["hits"] == 3, stats
+        assert process.stop() == 0, process.text()
+    finally:
+        wrong = lab.close()
+    assert wrong == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and XDP")
 def test_weir_runs_it_from_the_folder_that_the_file_names(prefix, made, tmp_path):
     import lab as labs
@@ -207,9 +238,7 @@ def test_weir_runs_it_from_the_folder_that_the_file_names(prefix, made, tmp_path
     lab = labs.Lab(2)
     try:
         config = plugin / "lab.toml"
-        text = re.search(r"^```toml\n(.*?)^```$", (plugin / "README.md").read_text(), re.MULTILINE | re.DOTALL).group(1)
-        text = text.replace('plugin_dirs = ["build"]', f'plugin_dirs = ["build"]\nname = "t{lab.id}"').replace("eth0", "p0").replace("eth1", "p1")
-        config.write_text(text)
+        text = readme_config(plugin, lab)
         process = lab.switch.start(weir, "run", "lab.toml", env=CLEAN, cwd=plugin)
         labs.wait_until(lambda: "forwarding" in process.text() or process.popen.poll() is not None, "weir starts")
         assert labs.ping(lab.hosts[0], "10.9.0.2") == 3, process.text()

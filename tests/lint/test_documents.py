@@ -20,6 +20,7 @@ from test_tree import BUILD, FILES, HOMES, ORDER, ROOT, name, text
 
 DOCUMENTS = sorted(path for path in FILES if path.name == "README.md")
 README = ROOT / "README.md"
+PLUGINS = ROOT / "plugins" / "README.md"
 WEIR = BUILD / "apps" / "weir"
 BUILDERS = ("meson", "ninja", "./check", "./demo", ".ci/prepare")  # take long, or change the build: what they name is looked at
 SHELL = {"for", "do", "done", "kill"}
@@ -91,9 +92,11 @@ def examples_of(path):
     return {file: body for file, body in found if not (ROOT / file).exists()}
 
 
+# Of the README and of that of the plugins, which has one without a kernel half.
+EXAMPLE_FILES = {file: body for path in (README, PLUGINS) for file, body in examples_of(path).items()}
 # The plugins and egress programs among them, each with the file and the list of the build that its name goes into.
-EXAMPLES = {pathlib.Path(file).name.removesuffix(".bpf.c"): EXAMPLE_LISTS[file.split("/", maxsplit=1)[0]]
-            for file in examples_of(README) if file.endswith(".bpf.c")}
+EXAMPLES = {pathlib.Path(file).name.split(".")[0]: EXAMPLE_LISTS[file.split("/", maxsplit=1)[0]]
+            for file in EXAMPLE_FILES if file.endswith(".bpf.c") or file == f"plugins/{pathlib.Path(file).stem}/{pathlib.Path(file).stem}.cc"}
 
 
 # Commands
@@ -442,6 +445,56 @@ def test_every_verdict_of_a_kernel_half_is_documented():
     assert sorted(code(row["verdict"])[0].split("(")[0] for row in rows) == sorted(declared)
 
 
+def test_every_type_of_a_key_is_documented_with_how_it_is_read():
+    rows = table(PLUGINS, "Keys", "declared", "in the file", "read by")
+    declared = re.findall(r"^  static Key (\w+)\(", text(ROOT / "core" / "config" / "schema.hh"), re.MULTILINE)
+    assert [re.match(r"Key::(\w+)\(", code(row["declared"])[0]).group(1) for row in rows] == declared
+    node = re.search(r"^class ConfigNode \{(.*?)^\};", text(ROOT / "core" / "config" / "node.hh"), re.MULTILINE | re.DOTALL).group(1)
+    readers = set(re.findall(r"\] \S.*? &?(\w+)\(std::string_view key\) const;", node))
+    assert {"boolean", "integer", "list", "tables"} <= readers
+    assert {code(row["read by"])[0].removeprefix("keys.") for row in rows} == readers
+
+
+def test_every_header_that_is_named_for_an_author_is_installed():
+    rows = table(PLUGINS, "What to read for what", "to", "read")
+    named = {each for row in rows for each in code(row["read"]) if "/" in each}
+    assert {"core/plugin.hh", "core/frame/wire.hh", "core/pipeline/flows.hh", "bpf/lib/stage.bpf.h"} <= named
+    assert named - installed_headers() == set()
+
+
+def installed_headers():
+    """By the names that they are included by."""
+    if not (BUILD / "build.ninja").exists():
+        pytest.skip(f"needs a build in {BUILD}")
+    plan = json.loads(run("meson", "introspect", "--install-plan", BUILD).stdout)
+    return {file["destination"].removeprefix("{includedir}/weir/") for file in plan["headers"].values()}
+
+
+def test_all_of_the_kit_is_documented():
+    kit = section(PLUGINS, "Tests")
+    headers = re.search(r"install_headers\((.*?), subdir", text(ROOT / "tests" / "kit" / "meson.build")).group(1)
+    rows = table(PLUGINS, "Tests", "header", "what is in it")
+    assert sorted(code(row["header"])[0] for row in rows) == sorted(f"kit/{each}" for each in re.findall(r"'([\w.]+)'", headers))
+    words = set(re.findall(r"\w+", " ".join(code(kit))))
+    for row in rows:
+        source = text(ROOT / "tests" / code(row["header"])[0])
+        names = set(re.findall(r"^(?:class|struct|using) (\w+) ?[={f]", source, re.MULTILINE))
+        names |= set(re.findall(r"^(?:inline |constexpr )?[A-Za-z][\w:<>]*(?: |& )(\w+)(?:\(| = \{)", source, re.MULTILINE))
+        assert names and names <= words, (row["header"], names - words)
+
+
+def test_a_piece_of_a_user_half_compiles():
+    """Those blocks of the plugins' README that are no whole files: of a function that has a frame."""
+    pieces = [block for block in blocks(PLUGINS, "cpp") if block not in EXAMPLE_FILES.values()]
+    assert pieces
+    flags = next(entry for entry in json.loads((BUILD / "compile_commands.json").read_text()) if entry["file"].endswith("core/pipeline/flow_key.cc"))
+    words = [word for word in shlex.split(flags["command"]) if word.startswith(("-I", "-std"))]
+    source = '#include <linux/in.h>\n#include "core/plugin.hh"\nusing namespace weir;\n'
+    source += "".join(f"void piece{number}([[maybe_unused]] Frame& frame) {{\n{piece}}}\n" for number, piece in enumerate(pieces))
+    done = run("g++", *words, "-fsyntax-only", "-x", "c++", "-", input=source, cwd=flags["directory"], check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_suite_is_documented():
     rows = next(rows for rows in tables(text(ROOT / "tests" / "README.md")) if "suite" in rows[0])
     assert [code(row["suite"])[0] for row in rows] == json.loads(suites())
@@ -472,7 +525,7 @@ class Tree:
             to = self.root / path.relative_to(ROOT)
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, to, follow_symlinks=False)
-        for file, body in examples_of(README).items():
+        for file, body in EXAMPLE_FILES.items():
             (self.root / file).parent.mkdir(parents=True, exist_ok=True)
             (self.root / file).write_text(body)
         for each, (file, names) in EXAMPLES.items():
@@ -502,7 +555,8 @@ class Tree:
         """By the commands that the build has for what is new."""
         targets = [target for target in run("ninja", "-C", self.build, "-t", "targets", "all").stdout.splitlines()
                    if re.match(rf"(plugins/(egress_)?|tests/)({'|'.join(EXAMPLES)})(\.so|_tests):", target)]
-        assert len(targets) == len(EXAMPLES) + 1, targets
+        plugins = [each for each, (_, lists) in EXAMPLES.items() if lists == "plugin_names"]
+        assert len(targets) == len(EXAMPLES) + len(plugins), targets
         listed = run("ninja", "-C", self.build, "-t", "commands", *(target.split(":")[0] for target in targets)).stdout.splitlines()
         new = [line for line in listed if any(each in line for each in EXAMPLES)]
         done = run("bash", "-e", input="\n".join(new), cwd=self.build)
