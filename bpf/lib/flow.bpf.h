@@ -184,12 +184,14 @@ static __always_inline int flow_try(struct stage_frame *frame, __u64 length)
 	rewrite = bpf_map_lookup_elem(&rewrites, &number);
 	if (!rewrite || FLOW_GET32(rewrite->was_to) != FLOW_GET32(data) || FLOW_GET16(rewrite->was_to + 4) != FLOW_GET16(data + 4))
 		return INGRESS_GO_ON;
+	if (key.tcp_flags & (FLOW_TCP_FIN | FLOW_TCP_RST)) {
+		__sync_fetch_and_or(&tail->owner, FLOW_ENDED);
+		return INGRESS_GO_ON; /* the stages see the end of a connection */
+	}
 	if (!flow_may(act, rewrite, &key, length))
 		return INGRESS_GO_ON;
 	if (rewrite->changes & (FLOW_TTL | FLOW_DSCP | FLOW_NAT) && !flow_rewrite_ip(data + key.l3, end, &key, rewrite))
 		return INGRESS_GO_ON;
-	if (key.tcp_flags & (FLOW_TCP_FIN | FLOW_TCP_RST))
-		__sync_fetch_and_or(&tail->owner, FLOW_ENDED);
 	flow_count(tail, length);
 	block = act.block;
 	asm volatile("" : "+r"(block)); /* see end_with_drop() */

@@ -133,10 +133,15 @@ Result<> Instance::make_flows() {
   if (kernel_ && !options_.user_only && topology_->config().flows > 0) warn_of_kept_flows();
   if (!kernel_ || !offloading()) return {};
   flows_ = std::make_unique<FlowTable>(kernel_->flows(), kernel_->flow_seed());
-  for (const Topology::StagePlan& stage : topology_->stages())
-    if (stage.offloads) stage.flows->connect(*flows_, owner_of(stage.number, 0));
+  for (const Topology::StagePlan& stage : topology_->stages()) connect_flows(stage, 0);
   tick_flows(now_s());
   return {};
+}
+
+void Instance::connect_flows(const Topology::StagePlan& stage, u32 generation) {
+  if (!flows_) return;
+  stage.cache->connect(*flows_);
+  if (stage.offloads) stage.flows->connect(*flows_, owner_of(stage.number, generation));
 }
 
 void Instance::tick_flows(u32 now_s) {

@@ -35,6 +35,11 @@ Result<u8*> PlainMemory::bytes(std::string_view map, std::size_t entry, u32 coun
   return pieces_.insert_or_assign(std::string(map), std::move(piece)).first->second.memory.data();
 }
 
+Result<StageMemory::CommonBytes> PlainMemory::common_bytes(std::string_view map, std::string_view name, std::size_t entry, u32 count) {
+  const CommonMemory::Piece piece = TRY(common_.get(common_name(plugin_, map, name), map, entry, count));
+  return CommonBytes{piece.bytes, piece.first};
+}
+
 KernelMemory::Shown PlainMemory::show(std::string_view map) const noexcept {
   const auto at = pieces_.find(map);
   if (at == pieces_.end()) return {nullptr, 0, 0};
@@ -249,7 +254,7 @@ Result<> Instance::make_stages() {
     const KernelStage kernel = kernel_stage(plan);
     StageMemory* memory = nullptr;
     if (in_kernel(plan)) memory = TRY(kernel_->open_stage(kernel));
-    else memory = (plain_memories_[plan.number] = std::make_unique<PlainMemory>()).get();
+    else memory = (plain_memories_[plan.number] = std::make_unique<PlainMemory>(common(), plan.plugin->name)).get();
     TRY_WITHIN_VOID("stage " + name, guarded("bind plugin " + std::string(plan.plugin->name), [&] { return plan.stage->bind(*memory); }));
     if (in_kernel(plan)) TRY_VOID(kernel_->load_stage(kernel));
     auto pipeline = std::ranges::find(path_->pipelines, plan.pipeline->name, [](const auto& each) { return each->name; });

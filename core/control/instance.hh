@@ -29,6 +29,7 @@ struct XskOptions;
 // The tables of a user half whose kernel half does not run.
 class PlainMemory final : public StageMemory {
  public:
+  PlainMemory(CommonMemory& common, std::string plugin) : common_(common), plugin_(std::move(plugin)) {}
   [[nodiscard]] KernelMemory::Shown show(std::string_view map) const noexcept;
 
  private:
@@ -38,6 +39,9 @@ class PlainMemory final : public StageMemory {
     u32 count;
   };
   Result<u8*> bytes(std::string_view map, std::size_t entry, u32 count) override;
+  Result<CommonBytes> common_bytes(std::string_view map, std::string_view name, std::size_t entry, u32 count) override;
+  CommonMemory& common_;
+  std::string plugin_;
   std::map<std::string, Piece, std::less<>> pieces_;
 };
 
@@ -186,6 +190,9 @@ class Instance {
   Result<NextStage> prepare_stage(Topology::StagePlan& plan);
   Result<> exchange_stages(std::vector<NextStage>& others);
   void take_flows_back(const std::vector<NextStage>& others);
+  void tell_in_place(const std::vector<NextStage>& others);
+  // Of stages, whether their kernel halves run or not.
+  [[nodiscard]] CommonMemory& common() noexcept { return kernel_ && !options_.user_only ? kernel_->common() : plain_common_; }
   [[nodiscard]] bool is_built_anew(PortSlot slot, const Registry& registry) const;
   Result<nlohmann::json> reload(const nlohmann::json& question);
 
@@ -193,6 +200,7 @@ class Instance {
   [[nodiscard]] FlowTable::Owner owner_of(u32 stage, u32 generation) const noexcept;
   [[nodiscard]] bool offloading() const;
   void warn_of_kept_flows();
+  void connect_flows(const Topology::StagePlan& stage, u32 generation);
   void tick_flows(u32 now_s);
   [[nodiscard]] std::string name_of(u16 stage) const;
   Result<FlowTable::Which> flow_filter(const nlohmann::json& question) const;
@@ -261,6 +269,7 @@ class Instance {
   std::unique_ptr<KernelSide> kernel_;                // none without an XDP port
   std::unique_ptr<FlowTable> flows_;                  // none where no stage may offload
   std::vector<KernelPort> kernel_ports_;
+  CommonMemory plain_common_;                                   // where there are no kernel halves
   std::map<u32, std::unique_ptr<PlainMemory>> plain_memories_;  // by stage number; null: its kernel half runs
   std::map<u32, u32> stage_generations_;                        // how many stages have had this number before
   // By port slot.

@@ -73,12 +73,12 @@ std::string Instance::refuse_stages(const std::vector<u32>& stages, const Topolo
 
 Result<Instance::NextStage> Instance::prepare_stage(Topology::StagePlan& plan) {
   NextStage next{plan.number, plan.plugin, std::move(plan.stage), {}, {}};
-  if (plan.offloads && flows_) plan.flows->connect(*flows_, owner_of(plan.number, stage_generations_[plan.number] + 1));
+  connect_flows(plan, stage_generations_[plan.number] + 1);
   const Topology::StagePlan& now = topology_->stages()[plan.number];
   KernelStage kernel = kernel_stage(now);
   kernel.plugin = plan.plugin;
   if (in_kernel(now)) next.half = TRY(kernel_->open_half(kernel, false));
-  else next.plain = std::make_unique<PlainMemory>();
+  else next.plain = std::make_unique<PlainMemory>(common(), plan.plugin->name);
   StageMemory& memory = next.half.memory ? static_cast<StageMemory&>(*next.half.memory) : *next.plain;
   const auto take_state = [&]() -> Result<> {
     if (next.half.memory) next.stage->take_state(Remains(kernel_->memory_of(plan.number)));
@@ -114,10 +114,16 @@ Result<> Instance::exchange_stages(std::vector<NextStage>& others) {
       if (next.half.memory) static_cast<void>(kernel_->replace_half(next.number, next.half, kernel_ports_));
     swap_user();
     take_flows_back(others);  // that user halves of the new ones, or behind them, have offloaded meanwhile
+    tell_in_place(others);
     return done;
   }
   take_flows_back(others);
+  tell_in_place(others);
   return {};
+}
+
+void Instance::tell_in_place(const std::vector<NextStage>& others) {
+  for (const NextStage& each : others) stage_entry(each.number).stage->in_place();
 }
 
 // Flows of these stages, and of those behind them, which saw what these let go on.

@@ -51,12 +51,18 @@ class Topology::Context final : public StageContext {
     asked_for_flows_ = true;
     return flows_;
   }
+  AllFlows* flow_cache() override { return &cache_; }
+  [[nodiscard]] std::string_view pipeline() const override { return pipeline_.name; }
+  u64 first_said(const std::string& what, u64 value) override { return topology_.said_.emplace(what, value).first->second; }
+  // Of the stage's own, which has not asked for it.
+  [[nodiscard]] StageFlows& own_flows() noexcept { return flows_; }
   [[nodiscard]] bool asked_for_flows() const noexcept { return asked_for_flows_; }
 
  private:
   Topology& topology_;
   const PipelineConfig& pipeline_;
   StageFlows flows_;
+  AllFlows cache_;
   bool asked_for_flows_ = false;
 };
 
@@ -96,8 +102,8 @@ Result<std::unique_ptr<Topology>> Topology::build(Config config, const Registry&
       per_flow &= plugin->per_flow;
       const bool offloads = per_flow && context.asked_for_flows();
       made->stages_.push_back({&stage, &pipeline, plugin, std::move(*half), static_cast<u32>(made->stages_.size()), block++,
-                               &stage == &pipeline.stages.back(), offloads, nullptr, context.asked_for_flows()});
-      made->stages_.back().flows = &context.flows();
+                               &stage == &pipeline.stages.back(), offloads, &context.own_flows(), context.flow_cache(),
+                               context.asked_for_flows()});
     }
   }
   for (std::size_t slot = 0; slot < all.ports.size(); ++slot)

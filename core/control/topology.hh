@@ -38,6 +38,7 @@ class Topology {
     bool last;          // of its pipeline
     bool offloads;      // its constructor has asked for flows(), and what every stage before it decides holds for a whole flow
     StageFlows* flows;  // its own
+    AllFlows* cache;    // as it sees those of all
     bool asks;          // its constructor has asked for flows()
   };
 
@@ -76,6 +77,7 @@ class Topology {
   void note_names_of_egress(const Registry& registry);
   Config config_;
   std::string egress_names_;
+  std::map<std::string, u64> said_;  // by stages, of what they have in common
   std::vector<Group> groups_;
   std::vector<std::unique_ptr<Context>> contexts_;
   std::vector<StagePlan> stages_;

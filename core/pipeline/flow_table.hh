@@ -168,4 +168,23 @@ class StageFlows final : public Flows {
   FlowTable::Owner owner_{};
 };
 
+// The flow cache of all stages, none until there is one.
+class AllFlows final : public FlowCache {
+ public:
+  void connect(FlowTable& table) noexcept { table_ = &table; }
+  [[nodiscard]] bool any() const noexcept override { return table_ != nullptr; }
+  void decide_now(Frame& frame) const noexcept override {
+    if (table_ != nullptr && frame.kept == 0) frame.kept = FLOW_EPOCH(table_->epoch());
+  }
+  [[nodiscard]] std::optional<u32> idle_s(const FlowKey& key) const noexcept override {
+    return table_ != nullptr ? table_->idle_s(key) : std::nullopt;
+  }
+  void take_back(const std::function<bool(const FlowKey&)>& which) noexcept override {
+    if (table_ != nullptr) table_->take_back([&](const FlowTable::Seen& flow) { return which(flow.key); }, FlowEnd::taken_back);
+  }
+
+ private:
+  FlowTable* table_ = nullptr;
+};
+
 }  // namespace weir

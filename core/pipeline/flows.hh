@@ -116,6 +116,20 @@ class Flows {
   virtual void visit(const std::function<void(const FlowKey& key, u64 cookie, u64 frames, u64 bytes)>& visitor) const = 0;
 };
 
+// The flow cache as a stage sees it on whose decisions the flows of other stages depend, such as a filter in front of a router. Valid as
+// long as the stage.
+class FlowCache {
+ public:
+  virtual ~FlowCache() = default;
+  [[nodiscard]] virtual bool any() const noexcept = 0;
+  // Before the decision about a frame is looked up: what a later stage offloads because of it is refused behind a take_back().
+  virtual void decide_now(Frame& frame) const noexcept = 0;
+  // Seconds since the flow's last frame in the kernel; none: it is not there.
+  [[nodiscard]] virtual std::optional<u32> idle_s(const FlowKey& key) const noexcept = 0;
+  // From the control side: flows of any stage. A frame that comes in when this has returned meets none of these, and is decided anew.
+  virtual void take_back(const std::function<bool(const FlowKey& key)>& which) noexcept = 0;
+};
+
 }  // namespace weir
 
 template <>

@@ -85,6 +85,14 @@ std::string link_pin(const KernelPort& port) { return fmt::format("link_{}", por
 }  // namespace
 
 Result<u8*> KernelMemory::make(std::string_view name, std::size_t entry, u32 count, bool adopt) {
+  const MapShape shape = TRY(expect(name, entry, count));
+  u8* at = TRY(hold(name, shape, adopt));
+  TRY_VOID(object_->use(name, fd(name)));
+  return at;
+}
+
+// The shape of the object's map, with so many entries.
+Result<MapShape> KernelMemory::expect(std::string_view name, std::size_t entry, u32 count) const {
   if (object_ == nullptr) broken("a map of an object that is settled");
   MapShape shape = TRY(object_->shape(name));
   if (shape.value_size != entry || (shape.flags & BPF_F_MMAPABLE) == 0)
@@ -92,13 +100,24 @@ Result<u8*> KernelMemory::make(std::string_view name, std::size_t entry, u32 cou
                 shape.value_size, entry);
   if (count > 1 && (entry % 8) != 0) return fail("{}: map {}: entries of an array must be a multiple of 8 bytes", prefix_, name);
   shape.entries = count;
-  u8* at = TRY(hold(name, shape, adopt));
-  TRY_VOID(object_->use(name, fd(name)));
-  return at;
+  return shape;
+}
+
+Result<StageMemory::CommonBytes> KernelMemory::common_bytes(std::string_view map, std::string_view name, std::size_t entry, u32 count) {
+  if (common_ == nullptr) return StageMemory::common_bytes(map, name, entry, count);
+  const bool of_half = object_->has_map(map);
+  if (of_half) TRY_VOID(expect(map, entry, count));
+  const CommonMemory::Piece piece = TRY(common_->get(common_name(plugin_, map, name), map, entry, count));
+  if (of_half) TRY_VOID(object_->use(map, piece.fd));
+  return CommonBytes{piece.bytes, piece.first};
 }
 
 Result<u8*> KernelMemory::value(std::string_view name, std::size_t size) {
   return hold(name, {BPF_MAP_TYPE_ARRAY, 4, static_cast<u32>(size), 1, BPF_F_MMAPABLE}, adopt_);
+}
+
+std::string common_name(std::string_view plugin, std::string_view map, std::string_view name) {
+  return pin_name(fmt::format("common_{}_{}_{}", plugin, map, name));
 }
 
 std::string KernelMemory::pin_of(std::string_view name) const { return pin_name(fmt::format("{}_{}", prefix_, name)); }
@@ -153,7 +172,7 @@ group_targets targets_of(std::span<const PortSlot> reachable, u32 longest) noexc
 }
 
 KernelSide::KernelSide(PinFolder pins, const Shape& shape)
-    : pins_(std::move(pins)), shape_(shape), mark_(draw_mark()), flow_seed_(draw_mark()) {}
+    : pins_(std::move(pins)), shape_(shape), mark_(draw_mark()), flow_seed_(draw_mark()), common_(pins_, shape.adopt) {}
 
 Result<std::unique_ptr<KernelSide>> KernelSide::create(PinFolder pins, const Shape& shape) {
   std::unique_ptr<KernelSide> side(new KernelSide(std::move(pins), shape));
@@ -240,10 +259,11 @@ FlowTable::Memory KernelSide::flows() const noexcept {
 
 void KernelSide::set_clock(u32 now_s) noexcept { std::atomic_ref(entries_now().now_s).store(now_s, std::memory_order_relaxed); }
 
-Result<StageHalf> KernelSide::open_half(const KernelStage& stage, bool adopt) const {
+Result<StageHalf> KernelSide::open_half(const KernelStage& stage, bool adopt) {
   StageHalf half;
   half.object = std::make_unique<BpfObject>(TRY(BpfObject::open("stage " + stage.name, stage.plugin->kernel_half())));
-  half.memory = std::make_unique<KernelMemory>(*half.object, pins_, fmt::format("stage_{}", stage.number), adopt);
+  half.memory =
+      std::make_unique<KernelMemory>(*half.object, pins_, fmt::format("stage_{}", stage.number), adopt, common_, stage.plugin->name);
   return half;
 }
 
@@ -293,10 +313,12 @@ Result<> KernelSide::replace_half(u32 stage, StageHalf& half, const std::vector<
   };
   Result<> done = make();
   if (done) done = now.memory->prepare_pins();
+  if (done) done = common_.prepare_pins();
   if (done) {
     done = put(now, true, entries.size());
     if (done) done = wait_for_programs();
     if (done) done = now.memory->commit_pins();
+    if (done) done = common_.commit_pins();
     if (!done) static_cast<void>(put(half, false, entries.size()));
   }
   if (!done) {
@@ -799,6 +821,8 @@ Result<> KernelSide::prepare_pins(const std::vector<const KernelMemory*>& others
     return memory.prepare_pins();
   };
   for (const auto& [number, half] : halves_) TRY_VOID(put_memory(*half.memory));
+  std::ranges::copy(common_.pin_names(), std::back_inserter(kept));
+  TRY_VOID(common_.prepare_pins());
   for (const LoadedChain& chain : chains_)
     for (const EgressProgram& program : chain.programs)
       if (program.memory) TRY_VOID(put_memory(*program.memory));

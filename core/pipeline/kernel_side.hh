@@ -15,6 +15,7 @@
 #include "core/kernel/devmap.hh"
 #include "core/kernel/object.hh"
 #include "core/kernel/xdp_link.hh"
+#include "core/pipeline/common_memory.hh"
 #include "core/pipeline/egress_chain.hh"
 #include "core/pipeline/flow_table.hh"
 #include "core/pipeline/registry.hh"
@@ -29,6 +30,12 @@ class KernelMemory final : public StageMemory {
   // `pins` gets every map as PREFIX.MAP; an earlier one of the same shape is adopted when `adopt`.
   KernelMemory(BpfObject& object, const PinFolder& pins, std::string prefix, bool adopt)
       : object_(&object), pins_(pins), prefix_(std::move(prefix)), adopt_(adopt) {}
+  // For a stage, whose plugin's stages have some in common.
+  KernelMemory(BpfObject& object, const PinFolder& pins, std::string prefix, bool adopt, CommonMemory& common, std::string plugin)
+      : KernelMemory(object, pins, std::move(prefix), adopt) {
+    common_ = &common;
+    plugin_ = std::move(plugin);
+  }
   // The memory of a map with `count` entries, each at least `entry` bytes.
   Result<u8*> bytes(std::string_view map, std::size_t entry, u32 count) override { return make(map, entry, count, adopt_); }
   // The same, never an earlier run's.
@@ -52,6 +59,8 @@ class KernelMemory final : public StageMemory {
  private:
   Result<u8*> make(std::string_view map, std::size_t entry, u32 count, bool adopt);
   Result<u8*> hold(std::string_view map, const MapShape& shape, bool adopt);
+  Result<CommonBytes> common_bytes(std::string_view map, std::string_view name, std::size_t entry, u32 count) override;
+  Result<MapShape> expect(std::string_view map, std::size_t entry, u32 count) const;
   [[nodiscard]] std::string pin_of(std::string_view map) const;
   struct Held {
     BpfMap map;
@@ -61,8 +70,13 @@ class KernelMemory final : public StageMemory {
   const PinFolder& pins_;
   std::string prefix_;
   bool adopt_;
+  CommonMemory* common_ = nullptr;
+  std::string plugin_;
   std::map<std::string, Held> held_;
 };
+
+// Under which stages of a plugin have memory in common.
+std::string common_name(std::string_view plugin, std::string_view map, std::string_view name);
 
 // One program of a port's egress chain, loaded.
 struct EgressProgram {
@@ -161,12 +175,13 @@ class KernelSide {
   Result<StageMemory*> open_stage(const KernelStage& stage);
   Result<> load_stage(const KernelStage& stage);
   // Another half for a stage that runs, with memory of its own; and loaded. Nothing is changed.
-  [[nodiscard]] Result<StageHalf> open_half(const KernelStage& stage, bool adopt) const;
+  Result<StageHalf> open_half(const KernelStage& stage, bool adopt);
   Result<> load_half(StageHalf& half, const KernelStage& stage) const;
   // Puts it in the place of the stage's present one, which `half` is then. Each frame meets the one or the other; when this returns, none
   // is in the old one any more. After an error the old one is in place.
   Result<> replace_half(u32 stage, StageHalf& half, const std::vector<KernelPort>& ports);
   [[nodiscard]] const KernelMemory& memory_of(u32 stage) const { return *halves_.at(stage).memory; }
+  [[nodiscard]] CommonMemory& common() noexcept { return common_; }
   // Fails when the device carries a program that is not an earlier run's of this instance.
   [[nodiscard]] Result<> expect_free(const KernelPort& port) const;
   // Loads a chain, and changes nothing. `generation`: 0 for the port's first, which may adopt what an earlier run left.
@@ -273,6 +288,7 @@ class KernelSide {
   };
   std::vector<Group> group_maps_;
   std::vector<std::vector<PortSlot>> group_members_;
+  CommonMemory common_;
   std::map<u32, StageHalf> halves_;  // by stage number
   std::vector<LoadedChain> chains_;  // by port slot
   std::vector<Ingress> ingress_;

@@ -35,6 +35,16 @@ class StageContext {
   // By which the stage hands flows to the kernel, from bind() on. Whose constructor does not ask for it does not offload: where no stage of
   // a pipeline does, its frames are not looked up.
   virtual Flows& flows() = 0;
+  // The flow cache of all stages, for one on whose decisions the flows of others depend. To ask for it is not to offload. Null: there is
+  // none, nor will there be.
+  virtual FlowCache* flow_cache() { return nullptr; }
+  [[nodiscard]] virtual std::string_view pipeline() const { return {}; }  // by name
+  // For what stages of the instance have in common: the value that was given first for `what`, which is this one where none was. To be
+  // asked by the constructor.
+  virtual u64 first_said(const std::string& what, u64 value) {
+    static_cast<void>(what);
+    return value;
+  }
 };
 
 // The memory-mapped maps of a stage's kernel half, by name; without one (--user-only, or no XDP port), ordinary memory of the same
@@ -47,6 +57,29 @@ class StageMemory {
   template <typename T>
   Result<std::span<T>> array(std::string_view map, u32 count) {
     return std::span<T>(reinterpret_cast<T*>(TRY(bytes(map, sizeof(T), count))), count);
+  }
+  // As array(), of memory that the plugin's stages have in common: all that ask for the map by one name get the same, in whatever pipeline.
+  // It is there as long as the instance, and goes on being used when a reload replaces a stage. A map that the kernel half does not have is
+  // user space's alone.
+  template <typename T>
+  struct Common {
+    std::span<T> entries;
+    bool first;  // in this process: zeroed, or as an earlier run left it
+  };
+  template <typename T>
+  Result<Common<T>> common(std::string_view map, std::string_view name, u32 count) {
+    const CommonBytes found = TRY(common_bytes(map, name, sizeof(T), count));
+    return Common<T>{std::span<T>(reinterpret_cast<T*>(found.bytes), count), found.first};
+  }
+
+ protected:
+  struct CommonBytes {
+    u8* bytes;
+    bool first;
+  };
+  virtual Result<CommonBytes> common_bytes(std::string_view map, std::string_view name, std::size_t entry, u32 count) {
+    static_cast<void>(entry), static_cast<void>(count);
+    return fail("map {}, common by the name {}: stages have no memory in common here", map, name);
   }
 
  private:
@@ -88,6 +121,9 @@ class Stage {
   // Once, behind bind(), where the stage takes the place of one of the same plugin, perhaps of another build of it, whose keys or code have
   // changed: keep of its tables what is still right. What that one learns behind this is lost. Before any frame.
   virtual void take_state(const StageRemains& before) { static_cast<void>(before); }
+  // Behind take_state(), when both halves stand in the place of the old ones: what the old one decided from here on is of the past. Also
+  // when a reload is undone, for the one that comes back. On the control side, beside process().
+  virtual void in_place() noexcept {}
   // Give each frame of the burst a verdict, or leave it to go on. No exception, log, allocation or system call.
   virtual void process(Burst& burst) noexcept = 0;
   // Once a second, on the control side, beside process(). `now_s`: seconds of CLOCK_MONOTONIC.

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "core/config/config.hh"
 #include "core/pipeline/kernel_side.hh"
@@ -46,6 +47,11 @@ std::optional<u32> FakeFlows::idle_s(const FlowKey& key) const noexcept {
 
 void FakeFlows::take_back(const std::function<bool(const FlowKey&, u64)>& which) noexcept {
   std::erase_if(offloads_, [&](const Offload& offload) { return which(offload.key, offload.cookie); });
+}
+
+std::optional<u32> FakeCache::idle_s(const FlowKey& key) const noexcept {
+  const auto at = std::ranges::find_if(flows, [&](const Flow& flow) { return flow.key.same(key); });
+  return at == flows.end() ? std::nullopt : std::optional(at->idle_s);
 }
 
 FakeContext::FakeContext(std::vector<std::string> ports, std::vector<std::string> elsewhere)
@@ -89,6 +95,18 @@ Result<u8*> PlainMemory::bytes(std::string_view map, std::size_t entry, u32 coun
   if (at == held_.end() || at->second.entry != entry || at->second.count != count)
     at = held_.insert_or_assign(std::string(map), Held{entry, count, TRY(Mapping::anonymous(entry * count))}).first;
   return at->second.memory.data();
+}
+
+Result<StageMemory::CommonBytes> PlainMemory::common_bytes(std::string_view map, std::string_view name, std::size_t entry, u32 count) {
+  auto& pieces = (shared_ != nullptr ? *shared_ : own_).pieces;
+  const std::string key = fmt::format("{} {}", map, name);
+  const auto at = pieces.find(key);
+  if (at == pieces.end()) {
+    Shared::Piece made{entry, count, {}, TRY(Mapping::anonymous(entry * count)), true};
+    return CommonBytes{pieces.emplace(key, std::move(made)).first->second.memory.data(), true};
+  }
+  if (at->second.entry != entry || at->second.count != count) return fail("{}: has another size", key);
+  return CommonBytes{at->second.memory.data(), !std::exchange(at->second.asked, true)};
 }
 
 Result<UserHalf> UserHalf::make(const Plugin& plugin, std::string_view keys, FakeContext& context, StageMemory& memory) {
@@ -142,9 +160,25 @@ Result<u8*> KernelHalf::Memory::bytes(std::string_view map, std::size_t entry, u
   return memories_.emplace(map, TRY(made.map_memory())).first->second.data();
 }
 
-Result<std::unique_ptr<KernelHalf>> KernelHalf::open(const Plugin& plugin, const FakeContext& context) {
+Result<StageMemory::CommonBytes> KernelHalf::Memory::common_bytes(std::string_view map, std::string_view name, std::size_t entry,
+                                                                  u32 count) {
+  auto& pieces = (shared_ != nullptr ? *shared_ : own_).pieces;
+  const std::string key = fmt::format("{} {}", map, name);
+  const MapShape shape{BPF_MAP_TYPE_ARRAY, 4, static_cast<u32>(entry), count, BPF_F_MMAPABLE};
+  auto at = pieces.find(key);
+  if (at == pieces.end()) {
+    BpfMap made = TRY(BpfMap::create(map, shape));
+    Mapping memory = TRY(made.map_memory());
+    at = pieces.emplace(key, Shared::Piece{entry, count, std::move(made), std::move(memory), false}).first;
+  }
+  if (at->second.entry != entry || at->second.count != count || !at->second.map) return fail("{}: has another size", key);
+  if (object_.has_map(map)) TRY_VOID(object_.use(map, at->second.map->fd()));
+  return CommonBytes{at->second.memory.data(), !std::exchange(at->second.asked, true)};
+}
+
+Result<std::unique_ptr<KernelHalf>> KernelHalf::open(const Plugin& plugin, const FakeContext& context, Shared* shared) {
   BpfObject object = TRY(BpfObject::open(plugin.name, plugin.kernel_half()));
-  return std::unique_ptr<KernelHalf>(new KernelHalf(plugin, context, std::move(object)));
+  return std::unique_ptr<KernelHalf>(new KernelHalf(plugin, context, std::move(object), shared));
 }
 
 Result<> KernelHalf::create_maps() {

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <ostream>
 #include <string>
 #include <vector>
@@ -68,6 +69,24 @@ class FakeFlows final : public Flows {
   std::vector<Offload> offloads_;
 };
 
+// Flows of other stages, as a test puts them there.
+class FakeCache final : public FlowCache {
+ public:
+  struct Flow {
+    FlowKey key;
+    u32 idle_s;
+  };
+  [[nodiscard]] bool any() const noexcept override { return true; }
+  void decide_now(Frame& frame) const noexcept override {
+    if (frame.kept == 0) frame.kept = FLOW_EPOCH(0);
+  }
+  [[nodiscard]] std::optional<u32> idle_s(const FlowKey& key) const noexcept override;
+  void take_back(const std::function<bool(const FlowKey&)>& which) noexcept override {
+    std::erase_if(flows, [&](const Flow& flow) { return which(flow.key); });
+  }
+  std::vector<Flow> flows;
+};
+
 // The surroundings of one stage: the ports of its pipeline, by slot, and behind them ports of no pipeline.
 class FakeContext final : public StageContext {
  public:
@@ -82,6 +101,10 @@ class FakeContext final : public StageContext {
   Result<GroupSlot> group(std::span<const PortSlot> ports) override;
   [[nodiscard]] u32 threads() const override { return 1; }
   FakeFlows& flows() override { return flows_; }
+  FakeCache* flow_cache() override { return &cache_; }
+  [[nodiscard]] std::string_view pipeline() const override { return "main"; }
+  u64 first_said(const std::string& what, u64 value) override { return said_.emplace(what, value).first->second; }
+  void forget_said() { said_.clear(); }  // as the next file does
 
   // For a stage that looks at devices: one that is there.
   void set_device(PortSlot port, std::string device) { devices_.insert_or_assign(port, std::move(device)); }
@@ -96,11 +119,31 @@ class FakeContext final : public StageContext {
   std::map<PortSlot, std::string> devices_;
   std::vector<std::vector<PortSlot>> groups_;
   FakeFlows flows_;
+  FakeCache cache_;
+  std::map<std::string, u64> said_;
+};
+
+// What stages of a plugin have in common: those whose memories are made with it.
+class Shared {
+ public:
+  struct Piece {
+    std::size_t entry;
+    u32 count;
+    std::optional<BpfMap> map;  // where a kernel half has it too
+    Mapping memory;
+    bool asked = true;  // for it, by this process
+  };
+  // The process that comes after one that ended finds all as it was left.
+  void restart() {
+    for (auto& [name, piece] : pieces) piece.asked = false;
+  }
+  std::map<std::string, Piece, std::less<>> pieces;  // by map and name
 };
 
 // Ordinary memory, zeroed. A map that is asked for again in the same shape is as it was left: a second run that adopts it.
 class PlainMemory final : public StageMemory {
  public:
+  explicit PlainMemory(Shared* shared = nullptr) : shared_(shared) {}
   template <typename T>
   T& config() {
     return array<T>(".data.config", 1)->front();
@@ -113,7 +156,10 @@ class PlainMemory final : public StageMemory {
     Mapping memory;
   };
   Result<u8*> bytes(std::string_view map, std::size_t entry, u32 count) override;
+  Result<CommonBytes> common_bytes(std::string_view map, std::string_view name, std::size_t entry, u32 count) override;
   std::map<std::string, Held, std::less<>> held_;
+  Shared own_;
+  Shared* shared_;
 };
 
 // A stage, constructed and bound.
@@ -144,7 +190,7 @@ std::string no_kernel();
 class KernelHalf {
  public:
   // First the memory, for Stage::bind(), then load().
-  static Result<std::unique_ptr<KernelHalf>> open(const Plugin& plugin, const FakeContext& context);
+  static Result<std::unique_ptr<KernelHalf>> open(const Plugin& plugin, const FakeContext& context, Shared* shared = nullptr);
   [[nodiscard]] StageMemory& memory() noexcept { return memory_; }
   Result<> load();
 
@@ -166,16 +212,19 @@ class KernelHalf {
  private:
   class Memory final : public StageMemory {
    public:
-    explicit Memory(BpfObject& object) : object_(object) {}
+    Memory(BpfObject& object, Shared* shared) : object_(object), shared_(shared) {}
 
    private:
     Result<u8*> bytes(std::string_view map, std::size_t entry, u32 count) override;
+    Result<CommonBytes> common_bytes(std::string_view map, std::string_view name, std::size_t entry, u32 count) override;
     BpfObject& object_;
+    Shared own_;
+    Shared* shared_;
     std::vector<BpfMap> maps_;
     std::map<std::string, Mapping, std::less<>> memories_;
   };
-  KernelHalf(const Plugin& plugin, const FakeContext& context, BpfObject object)
-      : plugin_(plugin), context_(context), object_(std::move(object)), memory_(object_) {}
+  KernelHalf(const Plugin& plugin, const FakeContext& context, BpfObject object, Shared* shared)
+      : plugin_(plugin), context_(context), object_(std::move(object)), memory_(object_, shared) {}
   Result<> create_maps();
   Result<> set_groups();
   Result<> enter_by(u32 port);

@@ -122,6 +122,32 @@ TEST_F(FlowTables, an_idle_flow_ends_and_its_counters_come_back) {
   EXPECT_EQ(table_.counts().expired, 1u);
 }
 
+TEST_F(FlowTables, a_stage_in_front_takes_flows_of_others_back_and_what_it_decided_before_is_refused) {
+  tick(100);
+  AllFlows all;
+  EXPECT_FALSE(all.any());
+  EXPECT_EQ(all.idle_s(key_of(ipv4().udp(1, 2).build())), std::nullopt);
+  all.connect(table_);
+  const auto frame_of = [](Packet& bytes) {
+    return Frame{.data = bytes.data(), .length = static_cast<u32>(bytes.size()), .port = PortSlot{0}};
+  };
+  Packet one = ipv4().udp(1, 2).build(), other = ipv4().udp(1, 3).build();
+  ASSERT_TRUE(put(key_of(one)));
+  ASSERT_TRUE(put(key_of(other)));
+  EXPECT_EQ(all.idle_s(key_of(one)), 0u);
+  Frame before = frame_of(one), fresh = frame_of(one), kept = frame_of(one);
+  Burst::keep(kept);
+  all.decide_now(before);
+  all.decide_now(kept);
+  EXPECT_EQ(kept.kept, 1) << "it stays one that nobody is to offload";
+  all.take_back([](const FlowKey& key) { return key.destination_port() == 2; });
+  EXPECT_EQ(all.idle_s(key_of(one)), std::nullopt);
+  EXPECT_EQ(all.idle_s(key_of(other)), 0u);
+  EXPECT_FALSE(table_.key_of(before));
+  all.decide_now(fresh);
+  EXPECT_TRUE(table_.key_of(fresh));
+}
+
 TEST_F(FlowTables, a_flow_ends_at_its_hard_limit_however_busy_it_is) {
   tick(100);
   ASSERT_TRUE(put(key_of(ipv4().udp(1, 2).build()), {.idle_s = 10, .hard_s = 30}));
@@ -639,13 +665,13 @@ TEST_F(KernelFlows, a_connection_that_ends_takes_its_flow_with_it) {
     ASSERT_TRUE(put(going, FlowAction::transmit(PortSlot{1})));
     EXPECT_FALSE(key_of(last, 2)) << "it begins none either";
     EXPECT_TRUE(run(going).hit);
-    EXPECT_TRUE(run(last).hit) << "the last frame goes its way";
+    EXPECT_FALSE(run(last).hit) << "the stages see the end";
     EXPECT_FALSE(run(going).hit);
   }
   tick(101), tick(103);
   ASSERT_EQ(ended_.size(), 2u);
   EXPECT_EQ(ended_[0].why, FlowEnd::tcp);
-  EXPECT_EQ(ended_[0].frames, 2u);
+  EXPECT_EQ(ended_[0].frames, 1u);
 }
 
 TEST_F(KernelFlows, what_is_taken_back_meets_no_frame) {

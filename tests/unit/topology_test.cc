@@ -19,6 +19,8 @@ struct Choosy final : Stage {
     auto made = std::make_unique<Choosy>();
     made->ports = context.ports();
     for (u16 slot = 0; slot < 5; ++slot) made->devices.emplace_back(context.device(PortSlot{slot}));
+    made->said = context.first_said("size", static_cast<u64>(keys.integer("size")));
+    made->pipeline = context.pipeline();
     if (keys.boolean("grouped")) made->group = TRY(context.group(made->ports));
     return made;
   }
@@ -26,6 +28,8 @@ struct Choosy final : Stage {
   std::vector<PortSlot> ports;
   std::vector<std::string> devices;
   GroupSlot group{999};
+  u64 said = 0;
+  std::string pipeline;
 };
 
 Plugin choosy(std::vector<std::string> drops = {"one"}, std::vector<std::string> counters = {}) {
@@ -97,6 +101,18 @@ std::string replaced(std::string text, std::string_view part, std::string_view b
   const std::size_t at = text.find(part);
   if (at == std::string::npos) broken("a test replaces what is not there");
   return text.replace(at, part.size(), by);
+}
+
+TEST(Topology, stages_hear_what_was_said_first) {
+  const auto topology =
+      built(replaced(replaced(small, "name = \"x\"", "name = \"x\"\nsize = 7"), "name = \"y\"", "name = \"y\"\nsize = 9"));
+  std::vector<std::string> pipelines;
+  for (const Topology::StagePlan& stage : topology->stages()) {
+    const auto& made = static_cast<const Choosy&>(*stage.stage);
+    EXPECT_EQ(made.said, 7u);
+    pipelines.push_back(made.pipeline);
+  }
+  EXPECT_THAT(pipelines, ElementsAre("first", "second", "second"));
 }
 
 TEST(Topology, numbers_every_part_once) {
