@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause */
-/* acl, kernel half: the first rule that matches decides; punt what is to be logged, and what only the rules that are not here could decide. */
+/* acl, kernel half: frames of an established flow go on, else the first rule that matches decides; punt what begins a flow or takes it further,
+ * what is to be logged, and what only the rules that are not here could decide. */
 #include "bpf/lib/stage.bpf.h"
 
 #include "plugins/acl/acl.h"
 #include "plugins/acl/acl_frame.h"
+#include "plugins/acl/acl_states.h"
 
 #define ACL_ARRAY(name, type_)                          \
 	struct {                                        \
@@ -23,6 +25,7 @@ ACL_ARRAY(rule_hits, __u64);	/* written here alone, */
 ACL_ARRAY(user_hits, __u64);	/* and these by the user half alone, */
 ACL_ARRAY(rule_ids, __u64);	/* as what each rule is: the next run, or the stage after a reload, finds by it whose hits these are */
 ACL_ARRAY(rule_samples, struct acl_samples);
+ACL_ARRAY(states, struct acl_state);	/* those of the stages that share them */
 
 struct acl_search {
 	struct acl_key key;
@@ -56,6 +59,59 @@ static long acl_look_up(__u32 number, struct acl_search *search)
 		}
 	}
 	return 0;
+}
+
+struct acl_find {
+	struct acl_flow flow;
+	__u64 hash;
+	__u32 mask;
+	__u32 phase;
+	__u32 place;	/* and one; 0: not found */
+	__u32 unused;
+};
+
+static long acl_find_in(__u32 number, struct acl_find *find)
+{
+	__u32 index = acl_place(find->hash, number & (ACL_PLACES - 1), find->mask);
+	struct acl_state *state = bpf_map_lookup_elem(&states, &index);
+	__u64 word;
+
+	if (!state)
+		return 1;
+	word = *(volatile __u64 *)&state->word;
+	if (!acl_is_of(state, word, &find->flow))
+		return 0;
+	find->phase = *(volatile __u32 *)&state->phase;
+	if (*(volatile __u64 *)&state->word != word)
+		return 1; /* it ends just now */
+	find->place = index + 1;
+	return 1;
+}
+
+/* What the table of established flows says of a frame. Not static: the verifier looks at such a function once, and not once for each way that
+ * leads to it. */
+enum acl_known { ACL_UNKNOWN, ACL_ESTABLISHED, ACL_IS_FURTHER };
+
+__noinline int acl_known(const struct acl_key *key, __u64 seed, __u32 mask, __u32 second)
+{
+	struct acl_find find = {};
+	struct acl_state *state;
+	__u32 place;
+
+	if (!key || acl_opens(key) || !acl_flow_of(key, &find.flow))
+		return ACL_UNKNOWN;
+	find.hash = acl_flow_hash(&find.flow, seed);
+	find.mask = mask;
+	bpf_loop(ACL_PLACES, acl_find_in, &find, 0);
+	place = find.place - 1;
+	state = find.place ? bpf_map_lookup_elem(&states, &place) : 0;
+	if (!state)
+		return ACL_UNKNOWN;
+	if (acl_phase_behind(find.phase, &find.flow, key) != find.phase)
+		return ACL_IS_FURTHER;
+	if (state->seen_s != second)
+		state->seen_s = second;
+	return ACL_ESTABLISHED;
 }
 
 /* Whether this CPU may punt one more sample in this second. A flood of frames that are to be logged must not become a flood of punts. */
@@ -116,6 +172,21 @@ STAGE(acl)
 	}
 	if (!all)
 		return punt(ACL_PUNT_SWAPPED);
+	if (all->keeps) {
+		if (search.key.word[ACL_KIND_WORD] & ACL_ERROR)
+			return punt(ACL_PUNT_ERROR);
+		switch (acl_known(&search.key, all->seed, all->mask, all->second)) {
+		case ACL_IS_FURTHER:
+			return punt(ACL_PUNT_CHANGES);
+		case ACL_ESTABLISHED:
+			if (!all->offload)
+				stage_keep(frame);
+			stage_count(frame, ACL_COUNT_ESTABLISHED);
+			return next();
+		default:
+			break;
+		}
+	}
 	generation = *(volatile __u64 *)&all->generation;
 	half = generation & 1;
 	set = half ? &all->set[1] : &all->set[0];
@@ -135,6 +206,8 @@ STAGE(acl)
 		stage_keep(frame);
 	if (number != ACL_NO_RULE) {
 		says = search.rule;
+		if (says & ACL_KEEPS && acl_has_flow(&search.key))
+			return punt(ACL_PUNT_OPENS);
 		if (says & ACL_LOGS) {
 			if (may_sample(all))
 				return punt(ACL_PUNT_LOG);

@@ -27,8 +27,9 @@
 /* A rule by its number, and what it says. */
 #define ACL_DROPS 0x80000000u
 #define ACL_LOGS 0x40000000u
-#define ACL_NUMBER 0x3fffffffu
-#define ACL_NO_RULE 0x3fffffffu
+#define ACL_KEEPS 0x20000000u	/* the flow: see acl_states.h */
+#define ACL_NUMBER 0x1fffffffu
+#define ACL_NO_RULE 0x1fffffffu
 
 struct acl_entry {
 	__u64 mask[5];		/* addresses and kind, as in struct acl_key */
@@ -68,7 +69,11 @@ struct acl_control {
 	__u32 log_rate;		/* samples that a CPU punts in a second */
 	__u32 offload;		/* later stages may offload flows */
 	__u32 flags;		/* a rule asks for flags of TCP */
-	__u64 unused[5];
+	__u64 seed;		/* of the table of flows, and the number of its buckets less one */
+	__u32 mask;
+	__u32 keeps;		/* there is one */
+	__u32 keeper;		/* who the stage is to those that share it */
+	__u32 unused[5];
 };
 
 /* Of a CPU: how many samples it has punted in which second. */
@@ -78,9 +83,15 @@ struct acl_samples {
 	__u64 unused[6];
 };
 
-enum acl_drop { ACL_DENIED, ACL_TRUNCATED, ACL_BAD_HEADER };
-enum acl_punt { ACL_PUNT_RULES, ACL_PUNT_LOG, ACL_PUNT_EXTENSIONS, ACL_PUNT_HIDDEN, ACL_PUNT_SWAPPED };
-enum acl_counter { ACL_COUNT_PERMITTED, ACL_COUNT_DENIED, ACL_COUNT_OTHERWISE, ACL_COUNT_LOGGED, ACL_COUNT_UNLOGGED };
+enum acl_drop { ACL_DENIED, ACL_TRUNCATED, ACL_BAD_HEADER, ACL_STATES_FULL };
+enum acl_punt {
+	ACL_PUNT_RULES, ACL_PUNT_LOG, ACL_PUNT_EXTENSIONS, ACL_PUNT_HIDDEN, ACL_PUNT_SWAPPED,
+	ACL_PUNT_OPENS, ACL_PUNT_CHANGES, ACL_PUNT_ERROR,
+};
+enum acl_counter {
+	ACL_COUNT_PERMITTED, ACL_COUNT_DENIED, ACL_COUNT_OTHERWISE, ACL_COUNT_LOGGED, ACL_COUNT_UNLOGGED,
+	ACL_COUNT_ESTABLISHED, ACL_COUNT_RELATED,
+};
 
 /* Where a masked key goes. Products of independent words, so that the CPU has them all on their way at once. */
 static inline __attribute__((always_inline)) __u32 acl_hash(const __u64 *word, const __u64 *mask, __u32 seed)

@@ -72,6 +72,10 @@ enum {
 enum {
 	ACL_HAS_PORTS = 1,	/* and flags, where the protocol is TCP */
 	ACL_LATER = 2,		/* fragment that is not the first: no ports */
+	ACL_OPENS = 4,		/* it may begin a flow: of TCP SYN without ACK, FIN and RST, of ICMP no answer and no error, of others every frame */
+	ACL_REQUEST = 8,	/* ICMP echo; its identifier stands for both ports, */
+	ACL_REPLY = 16,		/* which no rule sees without ACL_HAS_PORTS */
+	ACL_ERROR = 32,		/* ICMP about a packet, which begins where the word of the ports says, in bytes of the frame */
 };
 
 #define ACL_ADDRESS_WORDS 4
@@ -93,7 +97,8 @@ enum acl_read {
 	ACL_IS_HIDDEN,		/* the frame has the bytes, and not where they can be read: in its second buffer */
 };
 
-enum { ACL_IPV4_SIZE = 20, ACL_IPV6_SIZE = 40, ACL_EXTENSION_SIZE = 8, ACL_TCP_SIZE = 20, ACL_UDP_SIZE = 8 };
+enum { ACL_IPV4_SIZE = 20, ACL_IPV6_SIZE = 40, ACL_EXTENSION_SIZE = 8, ACL_TCP_SIZE = 20, ACL_UDP_SIZE = 8, ACL_ICMP_SIZE = 8 };
+enum { ACL_FIN = 1, ACL_SYN = 2, ACL_RST = 4, ACL_ACK = 16 };
 #define ACL_MAX_TAGS 2
 #define ACL_TAG_SIZE 4
 
@@ -204,6 +209,44 @@ ACL_INLINE enum acl_read acl_read_ports(acl_frame *frame, const struct acl_upper
 	return header[12] >> 4 < ACL_TCP_SIZE / 4 ? ACL_IS_BAD : ACL_READ;
 }
 
+ACL_INLINE __u32 acl_icmp_of(int ipv6)
+{
+	if (ipv6)
+		return IPPROTO_ICMPV6;
+	return IPPROTO_ICMP;
+}
+
+/* Of ICMP what belongs to a flow: an echo, its answer, and an error, by type (RFC 792, RFC 4443). Redirects are none: they change routes. */
+ACL_INLINE __u32 acl_icmp_kind(__u32 type, int ipv6)
+{
+	if (ipv6)
+		return type == 128 ? ACL_REQUEST : type == 129 ? ACL_REPLY : type >= 1 && type <= 4 ? ACL_ERROR : 0;
+	return type == 8 ? ACL_REQUEST : type == 0 ? ACL_REPLY : type == 3 || type == 11 || type == 12 ? ACL_ERROR : 0;
+}
+
+/* One that is too short for it is of no flow, and no less a frame that rules judge. */
+ACL_INLINE enum acl_read acl_read_icmp(acl_frame *frame, const struct acl_upper *upper, int ipv6, struct acl_key *key)
+{
+	const __u8 *header;
+	__u32 kind, id;
+
+	if (upper->at + ACL_ICMP_SIZE > upper->end)
+		return ACL_READ;
+	header = acl_at(frame, upper->at, ACL_ICMP_SIZE);
+	if (!header)
+		return acl_missing(frame, upper->at + ACL_ICMP_SIZE);
+	kind = acl_icmp_kind(header[0], ipv6);
+	id = acl_host16(acl_get16(header + 4));
+	key->word[ACL_KIND_WORD] |= kind;
+	if (kind & (ACL_REPLY | ACL_ERROR))
+		key->word[ACL_KIND_WORD] &= ~(__u64)ACL_OPENS;
+	if (kind & (ACL_REQUEST | ACL_REPLY))
+		key->word[ACL_PORTS_WORD] = id << 16 | id;
+	else if (kind == ACL_ERROR)
+		key->word[ACL_PORTS_WORD] = upper->at + ACL_ICMP_SIZE;
+	return ACL_READ;
+}
+
 ACL_INLINE int acl_is_tag(__u32 type) { return type == ETH_P_8021Q || type == ETH_P_8021AD; }
 
 ACL_INLINE int acl_is_tcp(const struct acl_key *key) { return (key->word[ACL_KIND_WORD] >> ACL_PROTOCOL & 0xff) == IPPROTO_TCP; }
@@ -213,7 +256,7 @@ ACL_INLINE enum acl_read acl_read(acl_frame *frame, __u32 extensions, struct acl
 {
 	const __u8 *header = acl_at(frame, 0, ETH_HLEN);
 	struct acl_upper upper = { 0 };
-	__u32 type, vlan = 0, at = ETH_HLEN, i;
+	__u32 type, flags, vlan = 0, at = ETH_HLEN, i;
 	enum acl_read read = ACL_READ;
 
 	if (!header)
@@ -238,9 +281,19 @@ ACL_INLINE enum acl_read acl_read(acl_frame *frame, __u32 extensions, struct acl
 	if (read != ACL_READ)
 		return read;
 	key->word[ACL_KIND_WORD] |= (__u64)(upper.protocol & 0xff) << ACL_PROTOCOL;
-	if (upper.later)
-		key->word[ACL_KIND_WORD] |= ACL_LATER;
-	else if (acl_has_ports(upper.protocol))
-		return acl_read_ports(frame, &upper, key);
+	if (upper.later) {
+		key->word[ACL_KIND_WORD] |= ACL_LATER | ACL_OPENS;
+		return ACL_READ;
+	}
+	if (acl_has_ports(upper.protocol)) {
+		read = acl_read_ports(frame, &upper, key);
+		flags = key->word[ACL_KIND_WORD] >> ACL_FLAGS & (ACL_FIN | ACL_SYN | ACL_RST | ACL_ACK);
+		if (upper.protocol != IPPROTO_TCP || flags == ACL_SYN)
+			key->word[ACL_KIND_WORD] |= ACL_OPENS;
+		return read;
+	}
+	key->word[ACL_KIND_WORD] |= ACL_OPENS;
+	if (upper.protocol == acl_icmp_of(type == ETH_P_IPV6))
+		return acl_read_icmp(frame, &upper, type == ETH_P_IPV6, key);
 	return ACL_READ;
 }

@@ -195,7 +195,7 @@ KernelTables Builder::lay_out(u32 slots, u32 decided) const {
 
 std::vector<acl_entry> entries_of(const Rule& rule, u32 number) {
   acl_entry entry{};
-  entry.rule = number | (rule.drops ? ACL_DROPS : 0) | (rule.logs ? ACL_LOGS : 0);
+  entry.rule = number | (rule.drops ? ACL_DROPS : 0) | (rule.logs ? ACL_LOGS : 0) | (rule.keeps ? ACL_KEEPS : 0);
   if (rule.src) put_prefix(*rule.src, 0, entry);
   if (rule.dst) put_prefix(*rule.dst, 2, entry);
   const Ports sport = rule.sport.value_or(Ports{}), dport = rule.dport.value_or(Ports{});
@@ -206,6 +206,7 @@ std::vector<acl_entry> entries_of(const Rule& rule, u32 number) {
   if (rule.protocol || rule.flags_mask != 0) put_kind(entry, ACL_PROTOCOL, 0xff, rule.protocol.value_or(IPPROTO_TCP));
   if (rule.has_ports() || rule.flags_mask != 0) put_kind(entry, ACL_SHOWS, ACL_HAS_PORTS, ACL_HAS_PORTS);
   if (rule.fragments) put_kind(entry, ACL_SHOWS, ACL_LATER, ACL_LATER);
+  if (rule.asks_for_first()) put_kind(entry, ACL_SHOWS, ACL_OPENS, ACL_OPENS);
   if (rule.may_be(rule.type.value_or(0))) {  // whatever it is
     if (rule.type) put_kind(entry, ACL_TYPE, 0xffff, *rule.type);
     return {entry};

@@ -114,11 +114,6 @@ Parsed<u16> parse_number(std::string_view word, u16 min, u16 max) {
   return must_be(word, fmt::format("an integer from {} to {}", min, max));
 }
 
-Parsed<std::string> parse_name(std::string_view word) {
-  if (is_name(word)) return std::string(word);
-  return must_be(word, name_wanted);
-}
-
 bool is_ip(u16 type) { return type == ETH_P_IP || type == ETH_P_IPV6; }
 
 u16 type_of(const Prefix& prefix) { return prefix.address.version == 4 ? ETH_P_IP : ETH_P_IPV6; }
@@ -168,12 +163,13 @@ std::optional<Rule> Line::rule() {
 void Line::key(Rule& rule, std::string_view name) {
   static constexpr std::array valued{"src", "dst", "protocol", "sport", "dport", "flags", "vlan", "type", "name"};
   const std::size_t at = at_;
-  if (name != "log" && name != "fragments" && std::ranges::find(valued, name) == valued.end())
-    return note_(at, fmt::format("there is no key {}; allowed: {}, fragments, log", quoted(name), fmt::join(valued, ", ")));
+  if (name != "log" && name != "fragments" && name != "state" && std::ranges::find(valued, name) == valued.end())
+    return note_(at, fmt::format("there is no key {}; allowed: {}, fragments, state, log", quoted(name), fmt::join(valued, ", ")));
   if (seen_.contains(name)) return note_(at, fmt::format("{} is given twice", name));
   seen_[name] = at;
   if (name == "log") return static_cast<void>(rule.logs = true);
   if (name == "fragments") return static_cast<void>(rule.fragments = true);
+  if (name == "state") return static_cast<void>(rule.keeps = true);
   const std::string_view value = word();
   if (value.empty()) return note_(at, fmt::format("{} has no value behind it", name));
   seen_[name] = at_;
@@ -192,7 +188,7 @@ void Line::key(Rule& rule, std::string_view name) {
 
 }  // namespace
 
-bool Rule::asks_for_ip() const noexcept { return src || dst || protocol || has_ports() || flags_mask != 0 || fragments; }
+bool Rule::asks_for_ip() const noexcept { return src || dst || protocol || has_ports() || flags_mask != 0 || fragments || keeps; }
 
 bool Rule::may_be(u16 of_type) const noexcept {
   if (type && *type != of_type) return false;
@@ -214,6 +210,7 @@ std::string Rule::text() const {
   if (flags_mask != 0) all += fmt::format(" flags {:02x}/{:02x}", flags, flags_mask);
   add("vlan", vlan, number), add("type", type, number);
   if (fragments) all += " fragments";
+  if (keeps) all += " state";
   if (logs) all += " log";
   return all;
 }
@@ -239,6 +236,8 @@ std::vector<Misfit> misfits(const Rule& rule) {
     add("flags", fmt::format("asks for flags of TCP, and the protocol is {}; make it tcp, or leave it out", *rule.protocol));
   if (rule.fragments && asks_for_ports)
     add("fragments", "asks for later fragments, which have no ports and no flags; make two rules of it");
+  if (rule.keeps && rule.drops) add("state", "would keep the flow of what the rule drops; make its action permit, or leave state out");
+  if (rule.keeps && rule.fragments) add("state", "would keep the flow of later fragments, which have no ports that tell it; leave it out");
   if (rule.type && !is_ip(*rule.type) && !rule.may_be(*rule.type))
     add("type", fmt::format("is 0x{:04x}, and the rule asks for what only IP has; leave it out", *rule.type));
   for (const auto& [key, prefix] : {std::pair("src", &rule.src), std::pair("dst", &rule.dst)})
@@ -267,6 +266,11 @@ std::expected<Flags, std::string> parse_flags(std::string_view text) {
   return flags;
 }
 
+std::expected<std::string, std::string> parse_name(std::string_view text) {
+  if (is_name(text)) return std::string(text);
+  return must_be(text, name_wanted);
+}
+
 Schema rule_keys() {
   return {Key::string("action", {"permit", "drop"}).as("what becomes of a frame that matches"),
           Key::prefix("src").optional().as("source addresses"),
@@ -278,6 +282,7 @@ Schema rule_keys() {
           Key::integer("vlan", 0, last_vlan).optional().as("of the tag in front; 0: none, or priority alone"),
           Key::integer("type", first_type, 0xffff).optional().as("EtherType behind the tags; 0x0806: ARP"),
           Key::boolean("fragments").otherwise("false").as("later fragments alone, which have no ports"),
+          Key::boolean("state").otherwise("false").as("of what it permits the flow is established: its answers need no rule"),
           Key::boolean("log").otherwise("false").as("keep a sample of the frame"),
           Key::string("name").optional().as("what its hits are called; left out, its number")};
 }
@@ -298,6 +303,7 @@ Rule read_rule(const ConfigNode& keys, std::string& lines) {
   rule.drops = keys.string("action") == "drop";
   rule.logs = keys.boolean("log");
   rule.fragments = keys.boolean("fragments");
+  rule.keeps = keys.boolean("state");
   if (keys.has("src")) rule.src = keys.prefix("src");
   if (keys.has("dst")) rule.dst = keys.prefix("dst");
   if (keys.has("protocol")) rule.protocol = static_cast<u8>(keys.integer("protocol"));

@@ -22,6 +22,8 @@ struct Ports {
 // What it leaves out it does not ask for.
 struct Rule {
   bool drops = false, logs = false;
+  bool keeps = false;      // it permits, and its flow is established
+  bool picks_up = false;   // of such a rule: it matches also what begins no flow
   bool fragments = false;  // later fragments alone
   std::optional<Prefix> src, dst;
   std::optional<u8> protocol;
@@ -38,6 +40,8 @@ struct Rule {
   // Its name, else its number, from 1.
   [[nodiscard]] std::string called(std::size_t number) const { return name.empty() ? std::to_string(number + 1) : name; }
   [[nodiscard]] bool has_ports() const noexcept { return sport || dport; }
+  // Whether it asks for a frame that may begin a flow.
+  [[nodiscard]] bool asks_for_first() const noexcept { return keeps && !picks_up; }
   // Whether a frame of that EtherType could match.
   [[nodiscard]] bool may_be(u16 of_type) const noexcept;
 
@@ -69,7 +73,11 @@ struct Flags {
 // What is wrong, in place of the flags.
 std::expected<Flags, std::string> parse_flags(std::string_view text);
 
-// A file of rules, one a line: an action, and keys with their values, as in the configuration; `fragments` and `log` have no value.
+// A name of few letters, digits, '_' and '-', or what is wrong with it.
+std::expected<std::string, std::string> parse_name(std::string_view text);
+
+// A file of rules, one a line: an action, and keys with their values, as in the configuration; `fragments`, `state` and `log` have no
+// value.
 //   permit src 192.0.2.0/24 protocol tcp dport 443 flags syn,!ack name web   # a comment
 // The mistakes are appended to `lines`, each with "FILE:LINE:COL: ".
 std::vector<Rule> parse_rules(std::string_view text, const std::string& file, std::size_t most, std::string& lines);

@@ -59,6 +59,7 @@ Result<> Store::bind(StageMemory& memory, u32 room, u32 log_rate, bool offload, 
   store(control_->log_rate, log_rate);
   store(control_->offload, offload);
   store(control_->flags, flags);
+  store(control_->keeps, 0);
   return {};
 }
 
@@ -138,6 +139,16 @@ u64 Store::sum(u32 half, u32 number) const noexcept {
 u64 Store::hits(u32 number) const noexcept {
   const bool before = number < same_.size() && same_[number] != ACL_NO_RULE;
   return sum(half_, number) + (before ? sum(half_ ^ 1, same_[number]) : 0);
+}
+
+u32 Store::keeper_of(const StageRemains& before, u64 seed) noexcept {
+  const auto controls = before.array<acl_control>("rule_control");
+  return controls.empty() || controls.front().keeps == 0 || controls.front().seed != seed ? 0 : controls.front().keeper;
+}
+
+void Store::keep(u64 seed, u32 mask) noexcept {
+  control_->seed = seed, control_->mask = mask;
+  store(control_->keeps, 1);
 }
 
 void Store::clock(u64 second) noexcept { store(control_->second, second); }

@@ -21,9 +21,16 @@ class Store {
   void put(const RuleSet& rules, const KernelTables& tables) noexcept;
   // Hits of the stage whose place this one takes.
   void take(const StageRemains& before) noexcept;
+  // Its keeper, if its table of established flows is the one that has this seed, else 0.
+  static u32 keeper_of(const StageRemains& before, u64 seed) noexcept;
   // Adds the hits of the set before to the present ones, when nobody counts there any more.
   void settle() noexcept;
   void clock(u64 second) noexcept;
+  [[nodiscard]] u64 second() const noexcept { return control_->second; }
+  // Before put(): the table of established flows.
+  void keep(u64 seed, u32 mask) noexcept;
+  [[nodiscard]] u32& keeper() noexcept { return control_->keeper; }
+  [[nodiscard]] u32 keeper() const noexcept { return control_->keeper; }
 
   void hit(u32 number) noexcept;
   [[nodiscard]] u64 hits(u32 number) const noexcept;

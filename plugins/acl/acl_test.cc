@@ -9,12 +9,14 @@
 #include <chrono>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <thread>
 
 #include "kit/table.hh"
 #include "plugins/acl/acl_frame.h"
 #include "plugins/acl/acl_kernel.hh"
 #include "plugins/acl/acl_rules.hh"
+#include "plugins/acl/acl_states.h"
 
 namespace {
 
@@ -505,9 +507,10 @@ TEST(Acl, AFrameShorterThanEthernetIsTruncated) {
 }
 
 TEST(Acl, NamesWhatItDropsAndCounts) {
-  EXPECT_EQ(weir_plugin.drops, (std::vector<std::string>{"denied", "truncated", "bad_header"}));
-  EXPECT_EQ(weir_plugin.punts, (std::vector<std::string>{"rules", "log", "extensions", "hidden", "swapped"}));
-  EXPECT_EQ(weir_plugin.counters, (std::vector<std::string>{"permitted", "denied", "otherwise", "logged", "unlogged"}));
+  EXPECT_EQ(weir_plugin.drops, (std::vector<std::string>{"denied", "truncated", "bad_header", "states_full"}));
+  EXPECT_EQ(weir_plugin.punts, (std::vector<std::string>{"rules", "log", "extensions", "hidden", "swapped", "opens", "changes", "error"}));
+  EXPECT_EQ(weir_plugin.counters,
+            (std::vector<std::string>{"permitted", "denied", "otherwise", "logged", "unlogged", "established", "related"}));
 }
 
 TEST(Acl, CountsTheHitsOfEachRule) {
@@ -646,9 +649,12 @@ TEST(Acl, TellsAllMistakesAtOnce) {
 TEST(Acl, AFileOfRulesIsToldByLineAndColumn) {
   EXPECT_EQ(refused_lines("# nothing\n\n  permit src 10.0.0.0/8 # why\r\n\tdrop\tlog fragments name x"), "");
   EXPECT_EQ(refused_lines("allow"), "rules.acl:1:1: action is \"allow\", must be permit or drop");
-  EXPECT_EQ(refused_lines("\ndrop dprot 1"),
-            "rules.acl:2:6: there is no key \"dprot\"; allowed: src, dst, protocol, sport, dport, flags, vlan, type, name, fragments, log\n"
-            "rules.acl:2:12: there is no key \"1\"; allowed: src, dst, protocol, sport, dport, flags, vlan, type, name, fragments, log");
+  EXPECT_EQ(
+      refused_lines("\ndrop dprot 1"),
+      "rules.acl:2:6: there is no key \"dprot\"; allowed: src, dst, protocol, sport, dport, flags, vlan, type, name, fragments, state, "
+      "log\n"
+      "rules.acl:2:12: there is no key \"1\"; allowed: src, dst, protocol, sport, dport, flags, vlan, type, name, fragments, state, "
+      "log");
   EXPECT_EQ(refused_lines("drop dport"), "rules.acl:1:6: dport has no value behind it");
   EXPECT_EQ(refused_lines("drop dport # 1"), "rules.acl:1:6: dport has no value behind it");
   EXPECT_EQ(refused_lines("drop log log"), "rules.acl:1:10: log is given twice");
@@ -783,6 +789,558 @@ TEST(Acl, BuildsAsManyRulesAsThereMayBe) {
   const std::vector<Rule> rules = rules_of(blocklist(ACL_MAX_RULES));
   for (u32 i = 0; i < 1000; ++i) EXPECT_EQ(acl.run(ipv4(text_of(rules[i * 99].src->address)).udp(1, 2).build()), denied);
   EXPECT_EQ(acl.run(ipv4("250.0.0.1").udp(1, 2).build()), next());
+}
+
+// Established flows.
+
+constexpr u8 fin = ACL_FIN, syn = ACL_SYN, rst = ACL_RST, ack = ACL_ACK;
+const Verdict states_full = drop(ACL_STATES_FULL);
+
+u32 now_s() {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<u32>(now.tv_sec);
+}
+
+// Between a client at 192.0.2.1 and a server at 198.51.100.1.
+FrameBuilder there() { return ipv4(); }
+FrameBuilder back() { return ipv4("198.51.100.1", "192.0.2.1"); }
+Packet question(u16 port = 5000) { return there().udp(port, 53).payload("who").build(); }
+Packet answer(u16 port = 5000) { return back().udp(53, port).payload("me").build(); }
+Packet client(u8 flags, u16 port = 40000) { return there().tcp(port, 80, flags).build(); }
+Packet server(u8 flags, u16 port = 40000) { return back().tcp(80, port, flags).build(); }
+Packet about(FrameBuilder error, const Packet& packet, std::size_t bytes = 0) {
+  return error.payload(std::span(packet).subspan(14, bytes == 0 ? packet.size() - 14 : bytes)).build();
+}
+
+constexpr const char* opening = "permit src 192.0.2.0/24 state name open\npermit src 2001:db8::/64 state name open6\n";
+constexpr const char* closed = "drop protocol 255\n";
+
+// A stage that shares its table of flows.
+struct Side {
+  Side(std::string_view rules, std::string more, Shared& all)
+      : file(rules), keys("states = \"edge\"\notherwise = \"drop\"\n" + std::move(more) + file.key()), memory(&all), user(bound(memory)) {}
+  UserHalf bound(PlainMemory& to) {
+    Result<UserHalf> made = UserHalf::make(weir_plugin, keys, context, to);
+    if (!made) broken(made.error().what.c_str());
+    return std::move(*made);
+  }
+  Verdict run(const Packet& bytes) { return user.run(0, bytes).verdict; }
+  RulesFile file;
+  std::string keys;
+  FakeContext context{{"p0"}};
+  PlainMemory memory;
+  UserHalf user;
+};
+
+// The inside may open, the outside may answer.
+struct Wall {
+  explicit Wall(const std::string& more = "") : inside(opening, more, shared), outside(closed, more, shared) {}
+  void tick(u32 second) {
+    inside.user.stage().tick(second);
+    outside.user.stage().tick(second);
+  }
+  [[nodiscard]] u64 states() const { return inside.user.gauge("states"); }
+  // A reload of the inside: a stage with memory of its own takes the place of the one before.
+  void reload(std::string_view rules) {
+    inside.file.write(rules);
+    PlainMemory& memory = *next.emplace_back(std::make_unique<PlainMemory>(&shared));
+    UserHalf made = inside.bound(memory);
+    made.stage().take_state(Remains(next.size() > 1 ? **(next.end() - 2) : inside.memory, ACL_UNIT));
+    std::swap(inside.user, made);
+    inside.user.stage().in_place();
+  }
+  Shared shared;
+  Side inside, outside;
+  std::vector<std::unique_ptr<PlainMemory>> next;
+};
+
+struct Step {
+  const char* claim;
+  bool from_inside;
+  Packet bytes;
+  Verdict wanted;
+};
+
+std::vector<Step> conversation() {
+  const auto six = [] { return ipv6("2001:db8::1", "2001:db8:1::1"); };
+  const auto six_back = [] { return ipv6("2001:db8:1::1", "2001:db8::1"); };
+  const std::vector<u8> much(64);
+  return {
+      {"an answer to nothing", false, server(syn | ack), denied},
+      {"a connection that began elsewhere", true, client(ack), denied},
+      {"our answer to nothing", true, client(syn | ack), denied},
+      {"SYN with FIN", true, client(syn | fin), denied},
+      {"the first of a connection", true, client(syn), next()},
+      {"again", true, client(syn), next()},
+      {"its answer", false, server(syn | ack), next()},
+      {"what follows", true, client(ack), next()},
+      {"and the other way", false, server(ack), next()},
+      {"with another tag", false, ethernet().vlan(9).ipv4("198.51.100.1", "192.0.2.1").tcp(80, 40000).build(), next()},
+      {"from another port", false, back().tcp(81, 40000).build(), denied},
+      {"to another port", false, server(ack, 40001), denied},
+      {"from another address", false, ipv4("198.51.100.2", "192.0.2.1").tcp(80, 40000).build(), denied},
+      {"a connection the other way is a new one", false, server(syn), denied},
+      {"the end", true, client(fin | ack), next()},
+      {"its answer", false, server(fin | ack), next()},
+      {"the last", true, client(ack), next()},
+      {"the port again", true, client(syn), next()},
+      {"a reset", false, server(rst | ack), next()},
+      {"UDP that nobody asked for", false, answer(), denied},
+      {"a question", true, question(), next()},
+      {"its answer", false, answer(), next()},
+      {"to another port", false, answer(5001), denied},
+      {"an echo", true, there().icmp(8, 0, 7).build(), next()},
+      {"its answer", false, back().icmp(0, 0, 7).build(), next()},
+      {"of another one", false, back().icmp(0, 0, 8).build(), denied},
+      {"an echo the other way", false, back().icmp(8, 0, 7).build(), denied},
+      {"our answer to no echo", true, there().icmp(0, 0, 9).build(), denied},
+      {"and none to it", false, back().icmp(8, 0, 9).build(), denied},
+      {"other ICMP has no flow, and goes", true, there().icmp(13, 0).build(), next()},
+      {"one way", false, back().icmp(14, 0).build(), denied},
+      {"ESP that nobody began", false, back().protocol(50).payload(much).build(), denied},
+      {"ESP", true, there().protocol(50).payload(much).build(), next()},
+      {"its answer", false, back().protocol(50).payload(much).build(), next()},
+      {"IPv6", true, six().tcp(40000, 80, syn).build(), next()},
+      {"its answer", false, six_back().tcp(80, 40000, syn | ack).build(), next()},
+      {"behind options", false, with_options(six_back().tcp(80, 40000).build()), next()},
+      {"an echo of IPv6", true, six().icmp(128, 0, 7).build(), next()},
+      {"its answer", false, six_back().icmp(129, 0, 7).build(), next()},
+      {"not of ICMP", false, six_back().icmp(0, 0, 7).build(), denied},
+      {"a later fragment has no ports, and goes by rules", true, fragment(there().udp(5000, 53).payload(much).build(), 8, false), next()},
+      {"also of an answer", false, fragment(back().udp(53, 5000).payload(much).build(), 8, false), denied},
+      {"a first one is of its flow", false, fragment(back().udp(53, 5000).payload(much).build(), 0, true), next()},
+      {"ARP wants its own", true, FrameBuilder().ethernet(station(1), broadcast, ETH_P_ARP).pad(60), denied}};
+}
+
+TEST(AclStates, AnswersNeedNoRule) {
+  Wall wall;
+  for (const Step& step : conversation())
+    EXPECT_EQ((step.from_inside ? wall.inside : wall.outside).run(step.bytes), step.wanted) << step.claim;
+  EXPECT_EQ(wall.states(), 6u);
+  EXPECT_EQ(wall.inside.user.gauge("hits.open"), 8u) << "first frames, again or not, and what has no flow";
+  EXPECT_EQ(wall.outside.user.counter("established"), 12u);
+}
+
+TEST(AclStates, OneBurstMayOpenAndGoOn) {
+  Wall wall;
+  const std::vector<Outcome> out =
+      wall.inside.user.run({{0, client(ack)}, {0, client(syn)}, {0, server(syn | ack)}, {0, client(ack)}, {0, question()}, {0, answer()}});
+  std::vector<Verdict> verdicts;
+  for (const Outcome& each : out) verdicts.push_back(each.verdict);
+  EXPECT_EQ(verdicts, (std::vector{denied, next(), next(), next(), next(), next()}));
+}
+
+TEST(AclStates, APickUpTakesConnectionsInTheMiddle) {
+  Wall wall("pick_up = true\n");
+  EXPECT_EQ(wall.outside.run(server(ack)), denied);
+  EXPECT_EQ(wall.inside.run(client(fin | ack)), next());
+  EXPECT_EQ(wall.outside.run(server(ack)), denied) << "one that ends is none";
+  EXPECT_EQ(wall.inside.run(client(ack)), next());
+  EXPECT_EQ(wall.outside.run(server(ack)), next());
+}
+
+TEST(AclStates, ErrorsAboutAFlowReachItsSender) {
+  Wall wall;
+  const auto router = [](const std::string& to = "192.0.2.1") { return ipv4("203.0.113.1", to); };
+  EXPECT_EQ(wall.outside.run(about(router().icmp(3, 1), question())), denied) << "about nothing";
+  wall.inside.run(question());
+  wall.inside.run(there().icmp(8, 0, 7).build());
+  EXPECT_EQ(wall.outside.run(about(router().icmp(3, 1), question())), next());
+  EXPECT_EQ(wall.outside.run(about(router().icmp(11, 0), question(), 28)), next()) << "with 8 bytes of it";
+  EXPECT_EQ(wall.outside.run(about(router().icmp(12, 0), question(), 27)), denied) << "with less";
+  EXPECT_EQ(wall.outside.run(about(router("192.0.2.9").icmp(3, 1), question())), denied) << "to another";
+  EXPECT_EQ(wall.outside.run(about(router().icmp(3, 1), question(5001))), denied) << "about another";
+  EXPECT_EQ(wall.outside.run(about(router().icmp(5, 1), question())), denied) << "a redirect";
+  EXPECT_EQ(wall.outside.run(about(router().icmp(3, 1), there().icmp(8, 0, 7).build())), next()) << "about an echo";
+  EXPECT_EQ(wall.inside.run(about(there().icmp(3, 3), answer())), next()) << "about an answer, to the one who answered";
+  const Packet six = ipv6().tcp(1, 2, syn).build();
+  wall.inside.run(six);
+  EXPECT_EQ(wall.outside.run(about(ipv6("2001:db8:9::1", "2001:db8::1").icmp(2, 0), six)), next()) << "too big";
+  EXPECT_EQ(wall.outside.run(about(ipv6("2001:db8:9::1", "2001:db8::1").icmp(137, 0), six)), denied);
+  EXPECT_EQ(wall.outside.user.counter("related"), 4u);
+  EXPECT_EQ(wall.inside.user.gauge("states"), 3u) << "an error opens nothing";
+}
+
+TEST(AclStates, WhatFindsNoRoomIsDroppedByName) {
+  Wall wall("max_states = 64\n");
+  for (u16 port = 0; port < 64; ++port) {
+    ASSERT_EQ(wall.inside.run(question(port)), next());
+    ASSERT_EQ(wall.outside.run(answer(port)), next());
+  }
+  const u32 start = now_s();
+  wall.tick(start + 10);
+  for (u16 port = 100; port < 120; ++port) EXPECT_EQ(wall.inside.run(question(port)), states_full);
+  EXPECT_EQ(wall.states(), 64u);
+  EXPECT_EQ(wall.inside.user.gauge("states_refused"), 20u);
+  EXPECT_EQ(wall.inside.user.gauge("hits.open"), 84u);
+  EXPECT_EQ(wall.inside.user.counter("permitted"), 64u);
+  for (u16 port = 0; port < 64; ++port) EXPECT_EQ(wall.outside.run(answer(port)), next()) << "those that are there stay";
+  EXPECT_EQ(wall.inside.run(question(0)), next());
+}
+
+TEST(AclStates, OneWithoutAnAnswerGivesItsPlace) {
+  Wall wall("max_states = 64\n");
+  const u32 start = now_s() + 1;
+  wall.tick(start);
+  for (u16 port = 0; port < 64; ++port) ASSERT_EQ(wall.inside.run(client(syn, port)), next());
+  for (u16 port = 100; port < 140; ++port) EXPECT_EQ(wall.inside.run(client(syn, port)), states_full) << "within 2 seconds";
+  FakeCache& cache = *wall.inside.context.flow_cache();
+  const Packet other = ipv4("10.0.0.1").udp(1, 2).build();
+  for (const Packet& bytes : {client(ack, 101), other}) {
+    Packet copy = bytes;
+    cache.flows.push_back({flow_key_of({.data = copy.data(), .length = static_cast<u32>(copy.size()), .port = PortSlot{0}}), 0});
+  }
+  wall.tick(start + 2);
+  u32 permitted = 0;
+  for (u16 port = 100; port < 140; ++port) permitted += wall.inside.run(client(syn, port)) == next();
+  EXPECT_GT(permitted, 20u);
+  EXPECT_EQ(wall.states(), 64u);
+  EXPECT_EQ(wall.inside.user.gauge("states_evicted"), permitted);
+  wall.tick(start + 3);
+  for (const FakeCache::Flow& flow : cache.flows) EXPECT_EQ(flow.key.source_port(), 101) << "flows without a state are taken back";
+}
+
+TEST(AclStates, FlowsEndWhenTheyAreIdle) {
+  const u32 start = now_s() + 1;
+  struct Timeout {
+    const char* claim;
+    std::vector<Packet> out_and_in;  // from the inside and from the outside, in turn
+    u32 seconds;
+    Packet probe;  // from the outside
+  };
+  const std::vector<Timeout> timeouts = {
+      {"UDP", {question()}, 300, answer()},
+      {"UDP, answered", {question(), answer()}, 300, answer()},
+      {"a SYN", {client(syn)}, 240, server(syn | ack)},
+      {"a connection", {client(syn), server(syn | ack), client(ack)}, 7440, server(ack)},
+      {"one that ends", {client(syn), server(syn | ack), client(fin | ack)}, 240, server(ack)},
+      {"one that is reset", {client(syn), server(rst | ack)}, 240, server(ack)},
+      {"an echo", {there().icmp(8, 0, 7).build()}, 60, back().icmp(0, 0, 7).build()},
+      {"ESP", {there().protocol(50).payload("x").build()}, 600, back().protocol(50).payload("x").build()}};
+  for (const Timeout& each : timeouts) {
+    SCOPED_TRACE(each.claim);
+    const auto go = [&](u32 second) {
+      Wall wall;
+      wall.tick(start);
+      for (std::size_t i = 0; i < each.out_and_in.size(); ++i)
+        EXPECT_EQ((i % 2 == 0 ? wall.inside : wall.outside).run(each.out_and_in[i]), next());
+      wall.tick(start + second);
+      const u64 left = wall.states();
+      EXPECT_EQ(wall.outside.user.gauge("states_idle"), 1 - left);
+      EXPECT_EQ(wall.outside.run(each.probe), left == 1 ? next() : denied);
+      return left;
+    };
+    EXPECT_EQ(go(each.seconds - 1), 1u);
+    EXPECT_EQ(go(each.seconds), 0u);
+  }
+}
+
+TEST(AclStates, AFrameKeepsItsFlow) {
+  Wall wall("udp_idle_s = 5\n");
+  const u32 start = now_s() + 1;
+  wall.tick(start);
+  wall.inside.run(question());
+  for (u32 second = 4; second < 40; second += 4) {
+    wall.tick(start + second);
+    EXPECT_EQ((second % 8 == 0 ? wall.inside.run(question()) : wall.outside.run(answer())), next()) << second;
+  }
+}
+
+TEST(AclStates, AFlowThatOnlyTheFlowCacheSeesIsNotIdle) {
+  for (const bool answered : {false, true}) {
+    Wall wall;
+    const u32 start = now_s() + 1;
+    wall.tick(start);
+    Packet out = FrameBuilder().ethernet(station(1), station(2)).vlan(7).ipv4("192.0.2.1", "198.51.100.1").udp(5000, 53).build();
+    Packet in = answer();
+    wall.inside.run(out);
+    if (answered) wall.outside.run(in);
+    Packet& seen = answered ? in : out;
+    FakeCache& cache = *wall.inside.context.flow_cache();
+    const FlowKey key = flow_key_of({.data = seen.data(), .length = static_cast<u32>(seen.size()), .port = PortSlot{0}});
+    ASSERT_TRUE(key);
+    cache.flows = {{key, 10}};
+    wall.tick(start + 400);
+    EXPECT_EQ(wall.states(), 1u);
+    wall.tick(start + 400 + 289);
+    EXPECT_EQ(wall.states(), 1u) << "10 seconds then, 299 now";
+    cache.flows.front().idle_s = 300;
+    wall.tick(start + 400 + 290);
+    EXPECT_EQ(wall.states(), 0u);
+  }
+}
+
+TEST(AclStates, OtherRulesJudgeFlowsAnew) {
+  Wall wall;
+  wall.inside.run(question());
+  wall.inside.run(client(syn));
+  wall.inside.run(ipv6().icmp(128, 0, 7).build());
+  Packet seen = answer(), other = ipv4("10.0.0.1").udp(1, 2).build(), held = server(ack);
+  FakeCache& cache = *wall.inside.context.flow_cache();
+  for (Packet* bytes : {&seen, &held})
+    cache.flows.push_back({flow_key_of({.data = bytes->data(), .length = static_cast<u32>(bytes->size()), .port = PortSlot{0}}), 0});
+  wall.reload(std::string("permit src 10.0.0.0/8\n") + opening);
+  EXPECT_EQ(wall.states(), 3u) << "all stand";
+  EXPECT_EQ(cache.flows.size(), 2u);
+  wall.reload(std::string("drop protocol udp dport 53\n") + opening);
+  EXPECT_EQ(wall.outside.run(answer()), denied);
+  EXPECT_EQ(wall.outside.run(server(syn | ack)), next());
+  ASSERT_EQ(cache.flows.size(), 1u) << "what was offloaded because of it is taken back";
+  EXPECT_EQ(cache.flows.front().key.protocol(), FLOW_TCP);
+  wall.reload("permit src 192.0.2.0/24\n");
+  EXPECT_EQ(wall.states(), 0u) << "permitted, but without a state";
+  EXPECT_EQ(wall.outside.run(server(ack)), denied);
+  EXPECT_EQ(wall.inside.user.gauge("states_judged"), 3u);
+}
+
+TEST(AclStates, FlowsOfAStageThatIsNoMoreEnd) {
+  Wall wall;
+  const u32 start = now_s() + 1;
+  wall.tick(start);
+  wall.inside.run(question());
+  for (u32 second = 1; second < 10; ++second) wall.tick(start + second);
+  EXPECT_EQ(wall.outside.run(answer()), next()) << "both are there";
+  for (u32 second = 10; second < 13; ++second) wall.outside.user.stage().tick(start + second);
+  EXPECT_EQ(wall.outside.run(answer()), denied);
+}
+
+TEST(AclStates, ARestartFindsThem) {
+  Wall wall("udp_idle_s = 5\n");
+  wall.inside.run(question());
+  wall.inside.run(client(syn));
+  wall.shared.restart();
+  wall.inside.file.write(std::string("drop protocol tcp\n") + opening);
+  wall.outside.user = wall.outside.bound(wall.outside.memory);
+  wall.inside.user = wall.inside.bound(wall.inside.memory);
+  EXPECT_EQ(wall.states(), 2u);
+  EXPECT_EQ(wall.outside.run(answer()), next());
+  const u32 start = now_s() + 1;
+  for (u32 second = 0; second < 4; ++second) wall.tick(start + second);
+  EXPECT_EQ(wall.outside.run(answer()), next());
+  EXPECT_EQ(wall.outside.run(server(syn | ack)), denied) << "the rules of now would not open it";
+}
+
+TEST(AclStates, ListsAndFlushesThem) {
+  Wall wall;
+  wall.inside.run(client(syn));
+  wall.outside.run(server(syn | ack));
+  wall.inside.run(ipv6().icmp(128, 0, 7).build());
+  const auto ask = [&](Side& side, std::vector<std::string> words) {
+    const Result<std::string> text = side.user.stage().answer(words);
+    return text ? nlohmann::json::parse(*text) : nlohmann::json(text.error().what);
+  };
+  EXPECT_EQ(ask(wall.inside, {"states"})["states"].size(), 2u);
+  const nlohmann::json one = ask(wall.inside, {"states", "192.0.2.1"})["states"];
+  ASSERT_EQ(one.size(), 1u);
+  EXPECT_EQ(one[0]["from"], "192.0.2.1");
+  EXPECT_EQ(one[0]["to"], "198.51.100.1");
+  EXPECT_EQ(one[0]["from_port"], 40000);
+  EXPECT_EQ(one[0]["to_port"], 80);
+  EXPECT_EQ(one[0]["answered"], true);
+  EXPECT_EQ(one[0]["rule"], "open");
+  EXPECT_EQ(ask(wall.outside, {"states", "2001:db8::1"})["states"][0]["identifier"], 7);
+  EXPECT_FALSE(ask(wall.outside, {"states"})["states"][0].contains("rule")) << "it is not one of its own";
+  EXPECT_THAT(ask(wall.inside, {"states", "nowhere"}).get<std::string>(), HasSubstr("\"nowhere\" is no address"));
+  EXPECT_EQ(ask(wall.outside, {"flush"})["flushed"], 2);
+  EXPECT_EQ(wall.states(), 0u);
+  EXPECT_EQ(wall.outside.run(server(ack)), denied);
+  EXPECT_THAT(ask(wall.inside, {"nothing"}).get<std::string>(), HasSubstr("flush"));
+}
+
+TEST(AclStates, RefusesWhatStagesDoNotShare) {
+  Acl open("permit state", "states = \"edge\"\n");
+  const auto refusal_of = [&](const std::string& keys, std::string_view rules = "permit state") {
+    open.file.write(rules);
+    const Result<ConfigNode> node = open.context.keys(weir_plugin, keys + open.file.key());
+    if (!node) return node.error().what;
+    const auto made = weir_plugin.make(*node, open.context);
+    return made ? std::string() : made.error().what;
+  };
+  EXPECT_EQ(refusal_of("states = \"edge\"\n"), "");
+  EXPECT_THAT(refusal_of(""), HasSubstr("states: is missing, and rule 1 has `state`"));
+  EXPECT_THAT(refusal_of("states = \"a b\"\n"), HasSubstr("states: is \"a b\", must be 1 to 32"));
+  EXPECT_THAT(refusal_of("states = \"edge\"\nmax_states = 100\n"), HasSubstr("max_states: is 100, and 65536 in another stage"));
+  EXPECT_THAT(refusal_of("states = \"edge\"\nudp_idle_s = 100\n"), HasSubstr("udp_idle_s: is 100, and 300 in another stage"));
+  EXPECT_EQ(refusal_of("states = \"other\"\nmax_states = 100\n"), "");
+  EXPECT_THAT(refusal_of("states = \"edge\"\n", "drop protocol tcp state"), HasSubstr("state: would keep the flow of what the rule drops"));
+  EXPECT_THAT(refusal_of("states = \"edge\"\n", "permit fragments state"), HasSubstr("state: would keep the flow of later fragments"));
+  EXPECT_THAT(refusal_of("states = \"edge\"\n", "permit type 0x0806 state"), HasSubstr("type: is 0x0806"));
+  FakeContext other{{"p1"}};
+  static_cast<void>(other.first_said("acl states edge in main", 1));
+  const Result<ConfigNode> node = other.keys(weir_plugin, "states = \"edge\"\n" + open.file.key());
+  open.file.write("permit state");
+  const auto made = weir_plugin.make(*node, other);
+  ASSERT_FALSE(made);
+  EXPECT_THAT(made.error().what, HasSubstr("states: is \"edge\", as of a stage before it in this pipeline"));
+}
+
+// Frames of few flows, whichever side they come from.
+struct FewFlows {
+  explicit FewFlows(u32 seed) : engine(seed) {}
+  u32 below(u32 end) { return static_cast<u32>(engine() % end); }
+  std::pair<bool, Packet> frame() {
+    const bool out = below(2) == 0, six = below(3) == 0, stray = below(8) == 0;
+    const std::string near = six ? fmt::format("2001:db8::{}", 1 + below(3)) : fmt::format("192.0.2.{}", 1 + below(3));
+    const std::string far = six ? fmt::format("2001:db8:1::{}", 1 + below(2)) : fmt::format("198.51.100.{}", 1 + below(2));
+    const std::string from = out != stray ? near : far, to = out != stray ? far : near;
+    FrameBuilder made = six ? ipv6(from, to) : ipv4(from, to);
+    const u16 here = static_cast<u16>(1 + below(3)), yonder = static_cast<u16>(1 + below(2));
+    const u16 source = out ? here : yonder, destination = out ? yonder : here;
+    static constexpr u8 flags[] = {syn, syn | ack, ack, ack, ack, fin | ack, rst, syn | fin, 0};
+    switch (below(8)) {
+      case 0:
+      case 1:
+      case 2:
+        made.tcp(source, destination, flags[below(9)]);
+        break;
+      case 3:
+      case 4:
+        made.udp(source, destination);
+        break;
+      case 5:
+        made.protocol(50).payload("abcdefgh");
+        break;
+      case 6:
+        made.icmp(six ? static_cast<u8>(128 + below(2)) : static_cast<u8>(8 * below(2)), 0, here);
+        break;
+      default:
+        made.icmp(static_cast<u8>(below(16)), 0, here).payload(std::span(last).subspan(last.empty() ? 0 : 14));
+    }
+    Packet bytes = made.build();
+    if (below(40) == 0 && !six) bytes = fragment(std::move(bytes), below(2) * 8, below(2) == 0);
+    last = bytes;
+    return {out, bytes};
+  }
+  std::mt19937 engine;
+  Packet last;
+};
+
+// What must be known of a frame to say whether it is of a flow; written without the code under test.
+struct Plain {
+  std::string flow, error_about, to;
+  bool six = false, opens = true, starts = false, later = false;
+};
+Plain plain_of(const Packet& in, std::size_t at, bool quoted) {
+  Plain seen;
+  seen.six = in.at(at) >> 4 == 6;
+  const auto text = [&](std::size_t from, std::size_t size) {
+    return std::string(in.begin() + static_cast<long>(from), in.begin() + static_cast<long>(from + size));
+  };
+  const std::size_t size = seen.six ? 16 : 4, addresses = at + (seen.six ? 8 : 12), upper = at + (seen.six ? 40 : 20);
+  const std::string source = text(addresses, size), destination = text(addresses + size, size);
+  const u8 protocol = in.at(at + (seen.six ? 6 : 9));
+  seen.to = quoted ? source : destination;
+  seen.later = !seen.six && (get16(in, at + 6) & 0x1fff) != 0;
+  if (seen.later) return seen;
+  std::string from = source, to = destination;
+  if (protocol == 6 || protocol == 17) from += text(upper, 2), to += text(upper + 2, 2);
+  std::string ends = std::min(from, to) + std::max(from, to);
+  if (protocol == 6 && !quoted) {
+    const u8 flags = in.at(upper + 13) & (syn | ack | fin | rst);
+    seen.opens = flags == syn;
+    seen.starts = (flags & (syn | ack)) == syn;
+  }
+  if (protocol == (seen.six ? 58 : 1)) {
+    const u8 type = in.at(upper), request = seen.six ? 128 : 8, reply = seen.six ? 129 : 0;
+    const bool error = seen.six ? type >= 1 && type <= 4 : type == 3 || type == 11 || type == 12;
+    seen.opens = type != reply && !error;
+    if (type == request) ends = source + destination + text(upper + 4, 2);
+    else if (type == reply) ends = destination + source + text(upper + 4, 2);
+    else ends.clear();
+    if (error && !quoted && in.size() >= upper + 8 + 20) {
+      const std::size_t inner = upper + 8, needed = in.at(inner) >> 4 == 6 ? 40 : in.at(inner) >> 4 == 4 ? 20 : 10000;
+      if (in.size() >= inner + needed + 8 && (needed == 40) == seen.six) {
+        const Plain about_it = plain_of(in, inner, true);
+        if (!about_it.later && about_it.to == destination) seen.error_about = about_it.flow;
+      }
+    }
+  }
+  if (!ends.empty()) seen.flow = fmt::format("{} {} ", seen.six, protocol) + ends;
+  return seen;
+}
+
+// The established flows as a set of texts.
+struct PlainStates {
+  Verdict judge(bool inside, const Packet& bytes) {
+    const Plain seen = plain_of(bytes, 14, false);
+    if (!seen.flow.empty() && !seen.starts && flows.contains(seen.flow)) return next();
+    if (!seen.error_about.empty() && flows.contains(seen.error_about)) return next();
+    if (!inside || !seen.opens) return denied;
+    if (!seen.flow.empty()) flows.insert(seen.flow);
+    return next();
+  }
+  std::set<std::string> flows;
+};
+
+bool is_of_the_inside(const Packet& bytes) {
+  return bytes.at(14) >> 4 == 6 ? bytes.at(14 + 8 + 5) == 0 : bytes.at(14 + 12) == 192;  // 2001:db8:: or 2001:db8:1::
+}
+
+TEST(AclStates, RandomFramesGoAsAPlainSetOfFlowsSays) {
+  const u32 seed = test_seed();
+  SCOPED_TRACE(fmt::format("WEIR_TEST_SEED={}", seed));
+  FewFlows dice(seed);
+  u64 permitted = 0;
+  for (u32 round = 0; round < 50; ++round) {
+    Wall wall;
+    PlainStates plain;
+    for (u32 i = 0; i < 2000; ++i) {
+      const auto [out, bytes] = dice.frame();
+      const Verdict wanted = plain.judge(out && is_of_the_inside(bytes), bytes);
+      permitted += wanted == next();
+      ASSERT_EQ((out ? wall.inside : wall.outside).run(bytes), wanted) << fmt::format("frame {} {} {:02x}", i, out, fmt::join(bytes, " "));
+      if (dice.below(2000) == 0) wall.reload(std::string("permit src 10.0.0.0/8\n") + opening);
+    }
+    ASSERT_EQ(wall.states(), plain.flows.size());
+  }
+  EXPECT_GT(permitted, 20000u);
+  EXPECT_LT(permitted, 90000u);
+}
+
+Verdict process(Stage& stage, Packet bytes) {
+  account count{};
+  Burst burst;
+  burst.charge(&count);
+  burst.push({.data = bytes.data(), .length = static_cast<u32>(bytes.size()), .port = PortSlot{0}});
+  stage.process(burst);
+  return {static_cast<weir_verdict>(burst.begin()->verdict), burst.begin()->argument};
+}
+
+TEST(AclStates, TwoDirectionsArriveOnDifferentWorkers) {
+  Wall wall("max_states = 4096\n");
+  std::atomic<u32> asked{0}, answered{0}, wrong{0};
+  std::atomic<bool> stop{false};
+  constexpr u32 last = 3000;
+  {
+    std::jthread asking([&] {
+      for (u32 number = 1; number <= last; ++number) {
+        wrong += process(wall.inside.user.stage(), question(static_cast<u16>(number))) != next();
+        asked = number;
+        wrong += process(wall.inside.user.stage(), client(syn, 7)) != next();
+      }
+    });
+    std::jthread answering([&] {
+      for (u32 number = 1; number <= last; ++number) {
+        while (asked < number) std::this_thread::yield();
+        wrong += process(wall.outside.user.stage(), answer(static_cast<u16>(number))) != next();
+        wrong += process(wall.outside.user.stage(), answer(static_cast<u16>(60000 + number % 1000))) != denied;
+        answered = number;
+      }
+    });
+    std::jthread control([&] {
+      const u32 start = now_s();
+      while (!stop) {
+        wall.tick(start);
+        wall.inside.user.stage().in_place();
+        static_cast<void>(wall.inside.user.stage().answer(std::vector<std::string>{"states"}));
+      }
+    });
+    while (answered < last) std::this_thread::yield();
+    stop = true;
+  }
+  EXPECT_EQ(wrong, 0u);
+  EXPECT_EQ(wall.states(), last + 1);
 }
 
 // Both halves over one memory.
@@ -1000,6 +1558,89 @@ TEST_F(KernelAcl, IsNotHarmedByWhatIsNoTable) {
   ASSERT_TRUE(made) << made.error().what;
   EXPECT_EQ(in_kernel(ipv4().udp(1, 2).build()), denied);
   EXPECT_EQ(in_kernel(ipv4().tcp(1, 2).build()), next());
+}
+
+const std::string with_states = "states = \"edge\"\notherwise = \"drop\"\n";
+
+TEST_F(KernelAcl, PuntsWhatTakesAFlowFurtherAndPermitsTheRest) {
+  open("permit src 192.0.2.0/24 state\n", with_states);
+  EXPECT_EQ(in_kernel(server(ack)), denied);
+  EXPECT_EQ(in_kernel(client(syn)), punt(ACL_PUNT_OPENS));
+  EXPECT_EQ(run(client(syn)), next());
+  EXPECT_EQ(in_kernel(server(syn | ack)), punt(ACL_PUNT_CHANGES));
+  EXPECT_EQ(run(server(syn | ack)), next());
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_EQ(in_kernel(client(ack)), next());
+    EXPECT_EQ(in_kernel(server(ack)), next());
+  }
+  EXPECT_EQ(kernel->counter("established"), 10u);
+  EXPECT_EQ(in_kernel(server(ack, 40001)), denied);
+  EXPECT_EQ(in_kernel(server(syn)), denied);
+  EXPECT_EQ(in_kernel(client(syn)), punt(ACL_PUNT_OPENS));
+  EXPECT_EQ(in_kernel(server(fin | ack)), punt(ACL_PUNT_CHANGES));
+  EXPECT_EQ(run(server(fin | ack)), next());
+  EXPECT_EQ(in_kernel(server(fin | ack)), next()) << "again";
+  EXPECT_EQ(in_kernel(there().icmp(13, 0).build()), next()) << "what has no flow";
+  EXPECT_EQ(in_kernel(there().icmp(8, 0, 7).build()), punt(ACL_PUNT_OPENS));
+  EXPECT_EQ(in_kernel(about(back().icmp(3, 1), client(ack))), punt(ACL_PUNT_ERROR));
+  EXPECT_EQ(run(about(back().icmp(3, 1), client(ack))), next());
+}
+
+TEST_F(KernelAcl, AFrameInTheKernelKeepsItsFlow) {
+  open("permit src 192.0.2.0/24 state\n", with_states + "udp_idle_s = 5\n");
+  const u32 start = now_s() + 1;
+  user->stage().tick(start);
+  EXPECT_EQ(run(question()), next());
+  EXPECT_EQ(run(answer()), next());
+  for (u32 second = 4; second < 40; second += 4) {
+    user->stage().tick(start + second);
+    EXPECT_EQ(in_kernel(second % 8 == 0 ? question() : answer()), next()) << second;
+  }
+  user->stage().tick(start + 50);
+  EXPECT_EQ(in_kernel(answer()), denied);
+}
+
+TEST_F(KernelAcl, KernelHalvesOfTwoPipelinesShareTheirFlows) {
+  Shared shared;
+  struct Both {
+    RulesFile file;
+    FakeContext context{{"p0"}};
+    std::unique_ptr<KernelHalf> kernel;
+    std::optional<UserHalf> user;
+    Both(const char* rules, Shared& all) : file(rules) {
+      kernel = std::move(*KernelHalf::open(weir_plugin, context, &all));
+      user.emplace(std::move(*UserHalf::make(weir_plugin, with_states + file.key(), context, kernel->memory())));
+      if (!kernel->load()) broken("a kernel half does not load");
+    }
+  };
+  Both inside(opening, shared), outside(closed, shared);
+  EXPECT_EQ(outside.kernel->run(0, answer())->verdict, denied);
+  EXPECT_EQ(inside.kernel->run(0, question())->verdict, punt(ACL_PUNT_OPENS));
+  EXPECT_EQ(inside.user->run(0, question()).verdict, next());
+  EXPECT_EQ(outside.kernel->run(0, answer())->verdict, punt(ACL_PUNT_CHANGES));
+  EXPECT_EQ(outside.user->run(0, answer()).verdict, next());
+  EXPECT_EQ(outside.kernel->run(0, answer())->verdict, next());
+  EXPECT_EQ(inside.kernel->run(0, question())->verdict, next());
+}
+
+TEST_F(KernelAcl, BothHalvesAgreeOverFewFlows) {
+  const u32 seed = test_seed();
+  SCOPED_TRACE(fmt::format("WEIR_TEST_SEED={}", seed));
+  FewFlows dice(seed);
+  Traffic traffic;
+  for (u32 i = 0; i < 100000; ++i) {
+    auto [out, bytes] = dice.frame();
+    traffic.emplace_back(out ? 0 : 1, std::move(bytes));
+  }
+  RulesFile rules(
+      "drop src 192.0.2.3 protocol udp\npermit src 192.0.2.0/24 state\npermit protocol tcp dport 1 flags ack\n"
+      "permit src 2001:db8::/64 protocol tcp state\npermit src 2001:db8::/64 state\n");
+  for (const char* more : {"", "pick_up = true\n"}) {
+    const auto agreed = both_halves_agree(weir_plugin, with_states + more + rules.key(), {"a", "b"}, traffic);
+    ASSERT_TRUE(agreed) << agreed.error().what;
+    EXPECT_EQ(agreed->frames, 100000u);
+    RecordProperty("punted", std::to_string(agreed->punted));
+  }
 }
 
 TEST_F(KernelAcl, HoldsAsManyRulesAsThereMayBe) {

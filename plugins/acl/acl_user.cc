@@ -129,7 +129,8 @@ void write_prefix(const std::optional<Prefix>& prefix, u32 words, rte_acl_field*
 
 void write_ip(const Rule& rule, u32 words, rte_acl_field* into) {
   const bool tcp = rule.flags_mask != 0;
-  const u8 shows = static_cast<u8>((rule.has_ports() || tcp ? ACL_HAS_PORTS : 0) | (rule.fragments ? ACL_LATER : 0));
+  const u8 shows = static_cast<u8>((rule.has_ports() || tcp ? ACL_HAS_PORTS : 0) | (rule.fragments ? ACL_LATER : 0) |
+                                   (rule.asks_for_first() ? ACL_OPENS : 0));
   const Ports sport = rule.sport.value_or(Ports{}), dport = rule.dport.value_or(Ports{});
   *into++ = field<u8>(tcp ? u8{IPPROTO_TCP} : rule.protocol.value_or(0), rule.protocol || tcp ? 0xff : 0);
   write_prefix(rule.src, words, into);

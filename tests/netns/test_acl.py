@@ -2,10 +2,12 @@
 """acl: real hosts that talk through rules, and frames that say what became of them."""
 import contextlib
 import pathlib
+import socket
 import tempfile
 
 import pytest
 from lab import WEIR, frame, iperf, mac, ping, run, wait_until
+from test_router import network
 
 BOTH = pytest.mark.parametrize("flags", [[], ["--user-only"]], ids=["kernel", "user_only"])
 NEIGHBOURS = "permit type 0x0806 name arp\npermit protocol icmpv6 name icmpv6\n"
@@ -210,3 +212,131 @@ def test_a_hundred_thousand_rules_start_and_forward(lab, rules):
     assert stage(weir)["gauges"]["kernel_rules"] == 100000
     assert hits(weir)["ping"] == 6
     expect_by_the_kernel(weir, [])
+
+
+EDGE = {"in": "permit type 0x0806\npermit src 10.0.0.0/24 state name open\npermit src fd00:0::/64 dst fd00:1::/64 state name open6\n"
+              "permit protocol icmpv6 name neighbours\n",
+        "out": "permit type 0x0806\npermit dst fd00:1::/64 protocol icmpv6\npermit dst fe80::/10 protocol icmpv6\n"
+               "permit dst ff02::/16 protocol icmpv6\n"}
+
+
+def edge(lab, folder, *flags, more=""):
+    """A router whose inside, 10.0.0.2 and fd00::2, may open, and whose outside, 10.0.1.2 and fd00:1::2, may answer."""
+    network(lab)
+    config = more
+    for number, name in enumerate(("in", "out")):
+        (folder / f"{name}.acl").write_text(EDGE[name])
+        config += f'[[port]]\nname = "p{number}"\ndevice = "p{number}"\npipeline = "{name}"\n'
+        config += (f'[[pipeline]]\nname = "{name}"\n[[pipeline.stage]]\nplugin = "acl"\nfile = "{folder / name}.acl"\notherwise = "drop"\n'
+                   'states = "edge"\n[[pipeline.stage]]\nplugin = "router"\nmax_routes = 65536\n')
+    return lab.weir(config, *flags)
+
+
+def acl_of(weir, pipeline):
+    return next(each for each in weir.stats()["stages"] if (each["plugin"], each["pipeline"]) == ("acl", pipeline))
+
+
+def states(weir, *words):
+    return weir.ask("stage", "ask", "out.acl", "states", *words)["answer"]["states"]
+
+
+class Connection:
+    """TCP from one host to a port of another."""
+
+    def __init__(self, here, there, address, port):
+        listening = there.inside(lambda: socket.create_server(("", port)))
+        listening.settimeout(5)
+        self.near = here.inside(lambda: socket.create_connection((address, port), 5))
+        self.far, _ = listening.accept()
+        listening.close()
+
+    def speaks(self, seconds=5):
+        try:
+            for one, other in ((self.near, self.far), (self.far, self.near)):
+                one.settimeout(seconds)
+                other.settimeout(seconds)
+                one.sendall(b"there")
+                if other.recv(100) != b"there":
+                    return False
+        except TimeoutError:
+            return False
+        return True
+
+
+def is_told_of_a_closed_port(host, address):
+    """UDP, where ICMP says that nobody listens."""
+    made = host.inside(lambda: socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM))
+    made.settimeout(5)
+    made.connect((address, 9))
+    made.send(b"who")
+    try:
+        made.recv(100)
+    except ConnectionRefusedError:
+        return True
+    except TimeoutError:
+        return False
+    return False
+
+
+@pytest.mark.parametrize("flags,more", [([], ""), (["--user-only"], ""), ([], "flows = 0\n")], ids=["kernel", "user_only", "no_flows"])
+def test_the_inside_of_an_edge_opens_and_the_outside_answers(lab, tmp_path, flags, more):
+    weir = edge(lab, tmp_path, *flags, more=more)
+    inside, outside = lab.hosts
+    for address in ("10.0.1.2", "fd00:1::2"):
+        wait_until(lambda at=address: ping(inside, at, 1) == 1, f"{address} is reached")
+        assert ping(inside, address, 5) == 5
+        assert is_told_of_a_closed_port(inside, address)
+    assert ping(outside, "10.0.0.2", 1) == 0 and ping(outside, "fd00::2", 1) == 0
+    with nginx(outside, "80", "[::]:80") as page:
+        for address in ("10.0.1.2", "[fd00:1::2]"):
+            assert curl(inside, f"http://{address}/page").stdout == page
+    with nginx(inside, "80"):
+        assert curl(outside, "http://10.0.0.2/page", 1).returncode == 28, "no answer, not even a refusal"
+    assert iperf(outside, inside, "10.0.1.2")["sum_received"]["bytes"] > 1_000_000
+    assert iperf(outside, inside, "fd00:1::2", "-R")["sum_received"]["bytes"] > 1_000_000
+    assert iperf(outside, inside, "10.0.1.2", "-u", "-R", "-b", "10M", "-l", "1200")["sum"]["packets"] > 100
+    talk, other = Connection(inside, outside, "10.0.1.2", 7), Connection(inside, outside, "10.0.1.2", 8)
+    for _ in range(20):
+        assert talk.speaks() and other.speaks()
+    out = acl_of(weir, "out")
+    assert out["counters"]["related"] >= 2 and out["counters"]["established"] > 20 and out["user"]["drop"] + out["kernel"]["drop"] >= 3
+    assert [(each["to_port"], each["answered"], each["over"]) for each in states(weir, "10.0.1.2") if each.get("to_port") in (7, 80)] in (
+        [(7, True, False), (80, True, True)], [(80, True, True), (7, True, False)])
+    now = weir.conserved()
+    kernel = sum(port["redirect"] for port in now["ports"])
+    assert kernel == 0 if flags else kernel > 1000
+    assert (now["flows"]["hits"] > 500) if not flags and not more else now["flows"]["hits"] == 0
+    (tmp_path / "in.acl").write_text("permit src 10.99.0.0/16 name another\n" + EDGE["in"])
+    assert weir.ask("reload")["changed"] == ["stage in.acl"]
+    assert talk.speaks() and other.speaks(), "what rules still permit stays over a reload"
+    if not flags:
+        weir.kill()
+        assert talk.speaks(), "the kernel goes on by itself"
+        weir.start()
+        assert talk.speaks() and other.speaks(), "and over a restart"
+    (tmp_path / "in.acl").write_text("drop protocol tcp dport 7 name shut\n" + EDGE["in"])
+    assert weir.ask("reload")["changed"] == ["stage in.acl"]
+    assert {each["to_port"] for each in states(weir) if each.get("to_port") in (7, 8)} == {8}
+    assert other.speaks() and not talk.speaks(1)
+    talk.far.sendall(b"and")
+    talk.near.settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        talk.near.recv(100)
+    assert weir.ask("stage", "ask", "in.acl", "flush")["answer"]["flushed"] > 0
+    assert states(weir) == [] and not other.speaks(0.5)
+    assert acl_of(weir, "in")["gauges"]["states"] == 0
+    weir.conserved()
+
+
+@BOTH
+def test_what_finds_no_room_in_the_table_of_flows_is_dropped_by_name(lab, rules, flags):
+    weir = lab.weir(through(lab, rules, NEIGHBOURS + "permit src 10.9.0.2 protocol udp state\n", more='states = "few"\nmax_states = 64\n'), *flags)
+    sender = lab.hosts[1].inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    assert ping(lab.hosts[1], "10.9.0.1", 1) == 0
+    for port in range(200):
+        sender.sendto(b"who", ("10.9.0.1", 2000 + port))
+    wait_until(lambda: sum(frames for (where, _), frames in weir.drops().items() if where == "stage main.acl") >= 100, "they are dropped")
+    gauges = stage(weir)["gauges"]
+    assert weir.drops()[("stage main.acl", "states_full")] == gauges["states_refused"] >= 100
+    assert gauges["states"] == 64 and gauges["states_opened"] == 64 + gauges["states_evicted"]
+    weir.conserved()
