@@ -193,11 +193,12 @@ double median(std::vector<double> of) {
 void compare(const char* name, double per_ns, u32 cost_ns, Way way, const std::vector<u32>& cpus, u32 rounds) {
   const u32 times = static_cast<u32>(per_ns * cost_ns);
   constexpr double quiet = 0.04;
-  std::vector<double> ratios, one, two, by_cpu;
+  std::vector<double> ratios, one, two, by_cpu, cpu_one, cpu_two;
   u64 lost = 0;
   for (u32 i = 0; i < 3 * rounds && ratios.size() < rounds; ++i) {
     const Measured plain = measure(times, Way::plain, {cpus.front()}), lanes = measure(times, way, cpus);
     by_cpu.push_back(lanes.by_cpu / plain.by_cpu);
+    cpu_one.push_back(1e9 / plain.by_cpu), cpu_two.push_back(1e9 * static_cast<double>(cpus.size()) / lanes.by_cpu);
     if (plain.others > quiet * 2 || lanes.others > quiet) continue;
     ratios.push_back(lanes.rate / plain.rate);
     one.push_back(plain.rate), two.push_back(lanes.rate);
@@ -209,7 +210,7 @@ void compare(const char* name, double per_ns, u32 cost_ns, Way way, const std::v
     fmt::print("one CPU {:6.2f} M/s, two {:6.2f} M/s, ratio {:.2f} ({:.2f} to {:.2f}, {} of {} rounds), {} frames lost, ",
                median(one) / 1e6, median(two) / 1e6, median(ratios), std::ranges::min(ratios), std::ranges::max(ratios), ratios.size(),
                by_cpu.size(), lost);
-  fmt::print("ratio by CPU time {:.2f}\n", median(by_cpu));
+  fmt::print("ratio by CPU time {:.2f}, {:.0f} and {:.0f} ns of it a frame\n", median(by_cpu), median(cpu_one), median(cpu_two));
   std::fflush(stdout);
 }
 

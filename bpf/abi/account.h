@@ -4,11 +4,11 @@
 
 #include <linux/types.h>
 
-/* The map "accounts" is memory-mapped rows, each as many `struct account` as there are blocks. A row has one writer: the
- * first rows belong to the possible CPUs (XDP runs with soft interrupts off, so a CPU's programs never interrupt each other), the rows
- * behind them to the threads of user space that run stages, one each, and the last one to the control thread. A block belongs to one port (by slot, these come first), one
- * stage, or one place in an egress chain; its counter is the sum over all rows. There are WEIR_MAX_PORTS blocks at least, so that a slot is
- * always within a row. */
+/* The map "accounts" is memory-mapped rows, each as many `struct account` as there are blocks. A row has one writer: the first rows belong to
+ * the possible CPUs (XDP runs with soft interrupts off, so a CPU's programs never interrupt each other), the rows behind them to the threads
+ * of user space that run stages, one each, and the last one to the control thread. A block belongs to one port (by slot, these come first),
+ * one stage, or one place in an egress chain; its counter is the sum over all rows. There are WEIR_MAX_PORTS blocks at least, so that a slot
+ * is always within a row. */
 
 enum weir_verdict {
 	WEIR_NEXT,	/* on to the next stage; behind the last one: to the host stack */

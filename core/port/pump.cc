@@ -81,7 +81,8 @@ u32 Pump::push(const Frame* frames, u32 number) noexcept {
   const u32 taken = std::min(number, PUMP_SLOTS - waiting());
   for (u32 i = 0; i < taken; ++i)
     ring_->slots[ring_->head++ % PUMP_SLOTS] = {static_cast<u32>(pool_.of(frames[i].data) / pool_.size()),
-                                                static_cast<u16>(pool_.headroom(frames[i].data)), static_cast<u16>(frames[i].length)};
+                                                static_cast<u16>(frames[i].data - pool_.base() - pool_.of(frames[i].data)),
+                                                static_cast<u16>(frames[i].length)};
   return taken;
 }
 

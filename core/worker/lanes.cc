@@ -45,7 +45,8 @@ u64 Lanes::claim(u32 frames, u32 turn) noexcept {
   const u64 free = ready_.load(std::memory_order_acquire) & ~busy_.load(std::memory_order_relaxed);
   if (free == 0 || held()) return 0;
   const u32 many = static_cast<u32>(std::popcount(free));
-  u32 want = std::clamp(frames * many / std::max(pending_.load(std::memory_order_relaxed), 1u), 1u, many);
+  // One more than it takes on average: what a burst has no room for stays where it is.
+  u32 want = std::clamp(frames * many / std::max(pending_.load(std::memory_order_relaxed), 1u) + 1, 1u, many);
   u64 chosen = 0;
   for (u64 rest = std::rotr(free, static_cast<int>(turn % most)); want > 0; --want, rest &= rest - 1) chosen |= rest & -rest;
   chosen = std::rotl(chosen, static_cast<int>(turn % most));

@@ -53,11 +53,9 @@ u32 Runner::poll(const Runner& whose) noexcept {
   for (const RxQueue& from : whose.queues_) {
     // What goes to lanes goes there many at a time, when there are many.
     constexpr int most_for_lanes = 4;
-    for (int i = 0; i < most_for_lanes; ++i) {
-      const u32 got = receive(from);
-      total += got;
-      if (got < Burst::capacity || std::ranges::none_of(stagings_, [](const Staging& each) { return each.total > 0; })) break;
-    }
+    u32 got = receive(from);
+    total += got;
+    for (int i = 1; i < most_for_lanes && got == Burst::capacity && any_staged(); ++i) total += got = receive(from);
   }
   flush();
   publish();
@@ -153,24 +151,6 @@ void Runner::run_from(const Pipeline* pipeline, u32 stage, Burst& burst) noexcep
   run_on(pipeline, at < count ? at : 0, burst, false);
 }
 
-// `from_lane`: of the stage in this place.
-void Runner::run_on(const Pipeline* pipeline, u32 at, Burst& burst, bool from_lane) noexcept {
-  const u32 count = pipeline == nullptr ? 0 : static_cast<u32>(pipeline->stages.size());
-  if (pipeline != nullptr) miss_ = pipeline->miss;
-  for (; at < count && !burst.empty(); ++at, from_lane = false) {
-    const StageEntry& entry = pipeline->stages[at];
-    if (entry.lanes == nullptr) {
-      process(entry, burst, 0);
-      continue;
-    }
-    if (!from_lane && hand_over(*entry.lanes, burst)) return;
-    if (!from_lane) publish_before();
-    process(entry, burst, draining_ ? Place::parallel_bit : Place::parallel_bit | Place::poll_bit);
-  }
-  place_.store(calls_ << Place::call_shift, std::memory_order_relaxed);
-  for (const Frame& frame : burst) to_stack(frame);
-}
-
 namespace {
 
 // Calls of stages from one that is timed to the next: a prime, so that each stage of a pipeline has its turn. More of those that may be
@@ -185,28 +165,57 @@ u64 now_ns() noexcept {
 
 }  // namespace
 
-void Runner::process(const StageEntry& entry, Burst& burst, u32 flags) noexcept {
-  account& stage_account = path_.accounts.at(row_, entry.block);
-  burst.charge(&stage_account);
-  u32& until_timed = entry.lanes == nullptr ? until_timed_ : until_lanes_timed_;
-  const bool timed = --until_timed == 0;
-  const u32 frames = burst.size();
-  const u64 began = timed ? now_ns() : 0;
-  place_.store(++calls_ << Place::call_shift | Place::inside_bit | flags | (entry.number & 0xff), std::memory_order_release);
-  entry.stage->process(burst);
-  if (flags != 0 && (place_.exchange(calls_ << Place::call_shift, std::memory_order_acq_rel) & Place::kept_out_bit) != 0)
-    wait_to_be_let_in(entry, (flags & Place::poll_bit) != 0);
-  if (timed) {
-    const u64 ns = now_ns() - began;
-    until_timed = entry.lanes == nullptr ? timed_every : lanes_timed_every;
-    StageTime& time = numbers_.stages[entry.number % WEIR_MAX_STAGES];
-    time.frames += frames;
-    ++time.bursts;
-    time.ns += ns;
-    if (entry.lanes != nullptr) entry.lanes->note(ns, frames);
+// `from_lane`: of the stage in this place.
+void Runner::run_on(const Pipeline* pipeline, u32 at, Burst& burst, bool from_lane) noexcept {
+  const u32 count = pipeline == nullptr ? 0 : static_cast<u32>(pipeline->stages.size());
+  if (pipeline != nullptr) miss_ = pipeline->miss;
+  for (; at < count && !burst.empty(); ++at, from_lane = false) {
+    const StageEntry& entry = pipeline->stages[at];
+    account& stage_account = path_.accounts.at(row_, entry.block);
+    burst.charge(&stage_account);
+    if (entry.lanes != nullptr) [[unlikely]] {
+      if (!from_lane && hand_over(*entry.lanes, burst)) return;
+      process_parallel(entry, burst, from_lane);
+    } else {
+      calls_ += u64{1} << Place::call_shift;
+      place_.store(calls_ | Place::inside_bit | entry.number, std::memory_order_relaxed);
+      if (--until_timed_ == 0) [[unlikely]]
+        process_timed(entry, burst);
+      else entry.stage->process(burst);
+    }
+    stage_account.verdict[WEIR_NEXT] += burst.size() - burst.decided();
+    if (burst.decided() > 0) settle(burst, stage_account);
   }
-  stage_account.verdict[WEIR_NEXT] += burst.size() - burst.decided();
-  if (burst.decided() > 0) settle(burst, stage_account);
+  place_.store(calls_, std::memory_order_relaxed);
+  for (const Frame& frame : burst) to_stack(frame);
+}
+
+u64 Runner::process_timed(const StageEntry& entry, Burst& burst) noexcept {
+  until_timed_ = timed_every;
+  StageTime& time = numbers_.stages[entry.number % WEIR_MAX_STAGES];
+  const u32 frames = burst.size();
+  const u64 began = now_ns();
+  entry.stage->process(burst);
+  const u64 ns = now_ns() - began;
+  time.frames += frames;
+  ++time.bursts;
+  time.ns += ns;
+  return ns;
+}
+
+void Runner::process_parallel(const StageEntry& entry, Burst& burst, bool from_lane) noexcept {
+  if (!from_lane) publish_before();
+  const u32 frames = burst.size();
+  calls_ += u64{1} << Place::call_shift;
+  place_.store(calls_ | Place::inside_bit | Place::parallel_bit | (draining_ ? 0 : Place::poll_bit) | entry.number,
+               std::memory_order_release);
+  if (--until_lanes_timed_ == 0) {
+    until_lanes_timed_ = lanes_timed_every;
+    entry.lanes->note(process_timed(entry, burst), frames);
+  } else {
+    entry.stage->process(burst);
+  }
+  if ((place_.exchange(calls_, std::memory_order_acq_rel) & Place::kept_out_bit) != 0) wait_to_be_let_in(entry, !draining_);
 }
 
 bool Runner::keep_out(Place at) noexcept {
@@ -258,7 +267,8 @@ bool Runner::hand_over(Lanes& lanes, Burst& burst) noexcept {
 void Runner::publish(Staging& staging) noexcept {
   flush();  // what of the same flows did not go through lanes was before
   Lanes& lanes = *staging.lanes;
-  const u32 count = lanes.shape().lanes, first = static_cast<u32>(calls_);  // where there is no room for all, not always for the same ones
+  const u32 count = lanes.shape().lanes,
+            first = static_cast<u32>(numbers_.polls);  // where there is no room for all, not always for the same ones
   u32 room = lanes.reserve(staging.total), lost = staging.total - room;
   u64 offered = 0;
   for (u32 i = 0; i < count; ++i) {
@@ -350,13 +360,14 @@ weir_verdict Runner::emit(const Frame* frames, u32 number, PortSlot port) noexce
 }
 
 void Runner::collect(const Frame* frames, u32 number, PortSlot port) noexcept {
-  u32 box = box_of(port, way_);
-  for (const Frame* end = frames + number; frames != end; ++frames) {
-    if (draining_) box = box_of(port, frames->way);
+  for (const Frame* const end = frames + number; frames != end;) {
+    const u32 way = draining_ ? frames->way : way_, box = box_of(port, way);
     Outbox& out = out_[box];
-    if (out.size == 0) waiting_.push_back(box);
-    out.frames[out.size++] = *frames;
-    if (out.size == Burst::capacity) send(box);
+    do {
+      if (out.size == 0) waiting_.push_back(box);
+      out.frames[out.size++] = *frames;
+      if (out.size == Burst::capacity) send(box);
+    } while (++frames != end && (!draining_ || frames->way == way));
   }
 }
 
@@ -473,7 +484,8 @@ u32 Runner::send_now(Queue& queue, const Frame* frames, u32 number) noexcept {
 
 void Runner::reclaim() noexcept {
   unsent_ = false;
-  for (u16 slot = 0; slot < path_.ports.size(); ++slot) unsent_ |= reclaim(PortSlot{slot}, out_[box_of(PortSlot{slot}, way_)].queue);
+  for (u16 slot = 0; slot < path_.ports.size(); ++slot)
+    unsent_ |= reclaim(PortSlot{slot}, box_of(PortSlot{slot}, way_) - ways_[slot].first);
   if (!drained_.empty()) unsent_ |= reclaim_drained();
 }
 

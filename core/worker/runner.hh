@@ -102,7 +102,8 @@ class Runner {
   u32 receive(const RxQueue& from) noexcept;
   void run_from(const Pipeline* pipeline, u32 stage, Burst& burst) noexcept;
   void run_on(const Pipeline* pipeline, u32 at, Burst& burst, bool from_lane) noexcept;
-  void process(const StageEntry& entry, Burst& burst, u32 flags) noexcept;
+  u64 process_timed(const StageEntry& entry, Burst& burst) noexcept;  // nanoseconds
+  void process_parallel(const StageEntry& entry, Burst& burst, bool from_lane) noexcept;
   void wait_to_be_let_in(const StageEntry& entry, bool polled) noexcept;
   bool hand_over(Lanes& lanes, Burst& burst) noexcept;
   void publish(Staging& staging) noexcept;
@@ -147,7 +148,10 @@ class Runner {
   bool stands_in_ = false;  // must not stay in a parallel stage itself: hands over what goes there
   Miss miss_ = Miss::drop;  // of the pipeline that runs
   Burst burst_, part_, drained_burst_;
-  u64 calls_ = 0;                                // of stages
+  [[nodiscard]] bool any_staged() const noexcept {
+    return std::ranges::any_of(stagings_, [](const Staging& each) { return each.total > 0; });
+  }
+  u64 calls_ = 0;                                // of stages, shifted as in a Place
   u32 until_timed_ = 1, until_lanes_timed_ = 1;  // calls
   Numbers numbers_;
   alignas(WEIR_CACHE_LINE) std::atomic<u64> place_{0};

@@ -818,7 +818,7 @@ constexpr const char* closed = "drop protocol 255\n";
 
 // A stage that shares its table of flows.
 struct Side {
-  Side(std::string_view rules, std::string more, Shared& all)
+  Side(std::string_view rules, std::string more, InCommon& all)
       : file(rules), keys("states = \"edge\"\notherwise = \"drop\"\n" + std::move(more) + file.key()), memory(&all), user(bound(memory)) {}
   UserHalf bound(PlainMemory& to) {
     Result<UserHalf> made = UserHalf::make(weir_plugin, keys, context, to);
@@ -850,7 +850,7 @@ struct Wall {
     std::swap(inside.user, made);
     inside.user.stage().in_place();
   }
-  Shared shared;
+  InCommon shared;
   Side inside, outside;
   std::vector<std::unique_ptr<PlainMemory>> next;
 };
@@ -1601,13 +1601,13 @@ TEST_F(KernelAcl, AFrameInTheKernelKeepsItsFlow) {
 }
 
 TEST_F(KernelAcl, KernelHalvesOfTwoPipelinesShareTheirFlows) {
-  Shared shared;
+  InCommon shared;
   struct Both {
     RulesFile file;
     FakeContext context{{"p0"}};
     std::unique_ptr<KernelHalf> kernel;
     std::optional<UserHalf> user;
-    Both(const char* rules, Shared& all) : file(rules) {
+    Both(const char* rules, InCommon& all) : file(rules) {
       kernel = std::move(*KernelHalf::open(weir_plugin, context, &all));
       user.emplace(std::move(*UserHalf::make(weir_plugin, with_states + file.key(), context, kernel->memory())));
       if (!kernel->load()) broken("a kernel half does not load");

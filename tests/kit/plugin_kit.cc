@@ -102,7 +102,7 @@ Result<StageMemory::CommonBytes> PlainMemory::common_bytes(std::string_view map,
   const std::string key = fmt::format("{} {}", map, name);
   const auto at = pieces.find(key);
   if (at == pieces.end()) {
-    Shared::Piece made{entry, count, {}, TRY(Mapping::anonymous(entry * count)), true};
+    InCommon::Piece made{entry, count, {}, TRY(Mapping::anonymous(entry * count)), true};
     return CommonBytes{pieces.emplace(key, std::move(made)).first->second.memory.data(), true};
   }
   if (at->second.entry != entry || at->second.count != count) return fail("{}: has another size", key);
@@ -169,14 +169,14 @@ Result<StageMemory::CommonBytes> KernelHalf::Memory::common_bytes(std::string_vi
   if (at == pieces.end()) {
     BpfMap made = TRY(BpfMap::create(map, shape));
     Mapping memory = TRY(made.map_memory());
-    at = pieces.emplace(key, Shared::Piece{entry, count, std::move(made), std::move(memory), false}).first;
+    at = pieces.emplace(key, InCommon::Piece{entry, count, std::move(made), std::move(memory), false}).first;
   }
   if (at->second.entry != entry || at->second.count != count || !at->second.map) return fail("{}: has another size", key);
   if (object_.has_map(map)) TRY_VOID(object_.use(map, at->second.map->fd()));
   return CommonBytes{at->second.memory.data(), !std::exchange(at->second.asked, true)};
 }
 
-Result<std::unique_ptr<KernelHalf>> KernelHalf::open(const Plugin& plugin, const FakeContext& context, Shared* shared) {
+Result<std::unique_ptr<KernelHalf>> KernelHalf::open(const Plugin& plugin, const FakeContext& context, InCommon* shared) {
   BpfObject object = TRY(BpfObject::open(plugin.name, plugin.kernel_half()));
   return std::unique_ptr<KernelHalf>(new KernelHalf(plugin, context, std::move(object), shared));
 }

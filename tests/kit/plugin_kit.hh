@@ -124,7 +124,7 @@ class FakeContext final : public StageContext {
 };
 
 // What stages of a plugin have in common: those whose memories are made with it.
-class Shared {
+class InCommon {
  public:
   struct Piece {
     std::size_t entry;
@@ -143,7 +143,7 @@ class Shared {
 // Ordinary memory, zeroed. A map that is asked for again in the same shape is as it was left: a second run that adopts it.
 class PlainMemory final : public StageMemory {
  public:
-  explicit PlainMemory(Shared* shared = nullptr) : shared_(shared) {}
+  explicit PlainMemory(InCommon* shared = nullptr) : shared_(shared) {}
   template <typename T>
   T& config() {
     return array<T>(".data.config", 1)->front();
@@ -158,8 +158,8 @@ class PlainMemory final : public StageMemory {
   Result<u8*> bytes(std::string_view map, std::size_t entry, u32 count) override;
   Result<CommonBytes> common_bytes(std::string_view map, std::string_view name, std::size_t entry, u32 count) override;
   std::map<std::string, Held, std::less<>> held_;
-  Shared own_;
-  Shared* shared_;
+  InCommon own_;
+  InCommon* shared_;
 };
 
 // A stage, constructed and bound.
@@ -190,7 +190,7 @@ std::string no_kernel();
 class KernelHalf {
  public:
   // First the memory, for Stage::bind(), then load().
-  static Result<std::unique_ptr<KernelHalf>> open(const Plugin& plugin, const FakeContext& context, Shared* shared = nullptr);
+  static Result<std::unique_ptr<KernelHalf>> open(const Plugin& plugin, const FakeContext& context, InCommon* shared = nullptr);
   [[nodiscard]] StageMemory& memory() noexcept { return memory_; }
   Result<> load();
 
@@ -212,18 +212,18 @@ class KernelHalf {
  private:
   class Memory final : public StageMemory {
    public:
-    Memory(BpfObject& object, Shared* shared) : object_(object), shared_(shared) {}
+    Memory(BpfObject& object, InCommon* shared) : object_(object), shared_(shared) {}
 
    private:
     Result<u8*> bytes(std::string_view map, std::size_t entry, u32 count) override;
     Result<CommonBytes> common_bytes(std::string_view map, std::string_view name, std::size_t entry, u32 count) override;
     BpfObject& object_;
-    Shared own_;
-    Shared* shared_;
+    InCommon own_;
+    InCommon* shared_;
     std::vector<BpfMap> maps_;
     std::map<std::string, Mapping, std::less<>> memories_;
   };
-  KernelHalf(const Plugin& plugin, const FakeContext& context, BpfObject object, Shared* shared)
+  KernelHalf(const Plugin& plugin, const FakeContext& context, BpfObject object, InCommon* shared)
       : plugin_(plugin), context_(context), object_(std::move(object)), memory_(object_, shared) {}
   Result<> create_maps();
   Result<> set_groups();
