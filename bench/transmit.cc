@@ -30,7 +30,8 @@ Result<> send(const Wanted& wanted) {
   const Netdev netdev = TRY(look_at(wanted.device));
   // The same memory for both.
   BpfMap map = TRY(BpfMap::create("frames", {BPF_MAP_TYPE_ARRAY, sizeof(u32), size, frames, BPF_F_MMAPABLE}));
-  const auto pool = TRY(FramePool::create(frames, size, TRY(map.map_memory())));
+  Mapping memory = TRY(map.map_memory());
+  const auto pool = TRY(FramePool::create(frames, size, std::move(memory)));
   const auto umem = TRY(Umem::create(*pool));
   const auto port = TRY(XdpPort::open(*umem, wanted.device, 1, PortSlot{0}, {.zero_copy = ZeroCopy::off, .fill = 64}));
   if (wanted.pump) TRY_VOID(port->add_pumps(*pool, map, netdev.ifindex, 0, Tx::pump, true));
