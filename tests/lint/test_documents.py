@@ -306,11 +306,11 @@ def test_every_drop_of_the_runtime_is_explained():
 def test_every_column_of_the_counters_is_explained():
     source = text(ROOT / "apps" / "weir" / "show.cc")
     shown = set()
-    for function in ("ports_table", "stages_table", "egress_table", "drops_table"):
+    for function in ("ports_table", "ways_table", "stages_table", "egress_table", "drops_table", "workers_table", "lanes_table"):
         head = re.search(rf"std::string {function}\(.*?Table table\(\{{(.*?)\}}\)", source, re.DOTALL).group(1)
         shown |= set(re.findall(r'"([^"]+)"', head))
     explained = {word for row in table(README, "Counters and drops", "column", "what it counts") for word in code(row["column"])}
-    names_of_rows = {"port", "device", "mode", "stage", "plugin", "egress of", "program"}
+    names_of_rows = {"port", "device", "mode", "stage", "plugin", "egress of", "program", "tx of", "thread", "cpu", "parallel stage"}
     assert shown - names_of_rows == explained
 
 
