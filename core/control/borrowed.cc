@@ -56,8 +56,8 @@ Result<> change(const std::string& device, What what, u64 value) {
   if (what == What::queues) return set_queues(device, static_cast<u32>(value));
   int failure = 0;
   in_own_sysfs([&] {
-    std::ofstream file(path_of(device, what));
     errno = 0;
+    std::ofstream file(path_of(device, what));
     if (!(file << value << std::flush)) failure = errno != 0 ? errno : EIO;
   });
   if (failure != 0) return fail_errno(failure, fmt::format("write {} to {}", value, path_of(device, what)));
@@ -80,10 +80,10 @@ Result<> change_back(const std::string& device, What what, u64 value) {
 }  // namespace
 
 Result<Borrowed> Borrowed::open(const std::string& instance) {
-  Borrowed borrowed(loans_path(instance), netns_inode());
+  Borrowed borrowed(loans_path(instance, netns_inode()), netns_inode());
   std::ifstream file(borrowed.file_);
   u32 netns = 0;
-  if (!(file >> netns) || netns != borrowed.netns_) return borrowed;  // that one's devices are not to be seen from here
+  if (!(file >> netns) || netns != borrowed.netns_) return borrowed;  // of an inode that had belonged to another one
   std::string device, what;
   for (u64 before = 0; file >> device >> what >> before;)
     for (const What each : {What::queues, What::defer_hard_irqs, What::gro_flush_timeout})
@@ -118,16 +118,27 @@ Result<> Borrowed::note() const {
   return {};
 }
 
+void Borrowed::hold(const std::string& device, What what) noexcept {
+  for (Loan& loan : loans_)
+    if (loan.device == device && loan.what == what) loan.again = true;
+}
+
 // Last first: what depends on what was set before it goes before that.
 Result<> Borrowed::give_back(bool of_before) {
   if (file_.empty()) return {};
   std::string trouble;
+  std::vector<Loan> left;
   for (auto loan = loans_.rbegin(); loan != loans_.rend(); ++loan) {
-    if (of_before && loan->again) continue;
+    if (of_before && loan->again) {
+      left.insert(left.begin(), *loan);
+      continue;
+    }
     const Result<> done = change_back(loan->device, loan->what, loan->before);
-    if (!done && look_at(loan->device)) trouble += (trouble.empty() ? "" : "; ") + done.error().what;
+    if (done || !look_at(loan->device)) continue;
+    trouble += (trouble.empty() ? "" : "; ") + done.error().what;
+    left.insert(left.begin(), *loan);
   }
-  std::erase_if(loans_, [&](const Loan& loan) { return !of_before || !loan.again; });
+  loans_ = std::move(left);
   std::error_code gone;
   if (loans_.empty()) std::filesystem::remove(file_, gone);
   else if (const Result<> noted = note(); !noted) trouble += (trouble.empty() ? "" : "; ") + noted.error().what;

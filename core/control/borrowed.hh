@@ -27,7 +27,10 @@ class Borrowed {
 
   // Changes the setting; nothing, where it has that value.
   Result<> set(const std::string& device, What what, u64 value);
-  // Gives back what an earlier run had changed and this one has not. The error names what could not be set back, which is then given up.
+  // What an earlier run had changed of it stays as it is until the end of this one.
+  void hold(const std::string& device, What what) noexcept;
+  // Gives back what an earlier run had changed and this one neither has nor holds. The error names what could not be set back, which is
+  // tried again at the end.
   Result<> settle() { return give_back(true); }
   // From now on it stays as it is, for the next run of the instance to take over.
   void leave() noexcept { file_.clear(); }

@@ -64,9 +64,7 @@ Instance::~Instance() {
     forget_prepared_layout(name());
   }
   workers_.reset();
-  for (const KernelPort& port : kernel_ports_)  // while a device that takes redirects only under a program still has its own
-    if (ran_)
-      for (const auto& queue : static_cast<XdpPort&>(*path_->ports[port.slot.value].port).pumped()) queue->finish();
+  finish_pumps();
   if (kernel_ && ran_ && !options_.keep) {
     kernel_->detach();
     forget_layout(name());
@@ -78,6 +76,9 @@ Instance::~Instance() {
 
 Result<> Instance::inspect() {
   borrowed_.emplace(TRY(Borrowed::open(name())));
+  // Each queue that a device has now gets a socket: it must not have others later, nor must one with a socket go.
+  for (const PortConfig& port : topology_->config().ports)
+    if (port.is_xdp()) borrowed_->hold(port.device, Borrowed::What::queues);
   devices_ = TRY(look_at_devices(topology_->config()));
   port_warnings_.resize(topology_->config().ports.size());
   for (const Device& device : devices_) port_warnings_[device.slot.value] = device.warnings;
@@ -308,7 +309,8 @@ Result<std::unique_ptr<Port>> Instance::open_port(PortSlot slot) const {
                            .name = port.name,
                            .pool = *pool_,
                            .fill = fill_per_queue(),
-                           .workers = crew_.threads(),
+                           .files_only = std::ranges::all_of(
+                               config.ports, [](const PortConfig& each) { return each.driver == "pcap" || each.driver == "null"; }),
                            .receives = !port.pipeline.empty(),
                            .settings = settings == config.settings.end() ? nullptr : &settings->second});
   });
@@ -500,18 +502,28 @@ bool Instance::finite() const {
   return any;
 }
 
+// While a device that takes redirects only under a program still has its own.
+void Instance::finish_pumps() {
+  if (!ran_) return;
+  for (const KernelPort& port : kernel_ports_)
+    for (const auto& queue : static_cast<XdpPort&>(*path_->ports[port.slot.value].port).pumped()) queue->finish();
+}
+
 bool Instance::done() {
   for (const PortEntry& entry : path_->ports)
     if (entry.pipeline != nullptr && !is_silent(*entry.port)) return false;
   bool held = false;
   workers_->at_rest([&] {
     for (const auto& runner : workers_->runners()) held |= runner->held() > 0 || runner->unsent();
+    for (const auto& lanes : lanes_) held |= lanes->pending() > 0;
   });
   return !held;
 }
 
 Result<> Instance::finish() {
   workers_.reset();
+  kept_.clear();
+  finish_pumps();
   Result<> first;
   for (const PortEntry& entry : path_->ports) {
     if (Result<> finished = entry.port->finish(); !finished && first)

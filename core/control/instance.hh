@@ -114,6 +114,7 @@ class Instance {
   bool look_again(KernelPort& port, bool peers);
   Result<> follow(KernelPort& port, const Netdev& netdev);
   void warn(std::string text);
+  void finish_pumps();
   [[nodiscard]] std::vector<std::string> group_warnings() const;
   [[nodiscard]] bool in_kernel(const Topology::StagePlan& stage) const;
   [[nodiscard]] KernelStage kernel_stage(const Topology::StagePlan& plan) const;

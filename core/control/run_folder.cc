@@ -77,7 +77,7 @@ bool runs(const fs::path& in, const std::string& instance) {
 std::string socket_path(const std::string& instance) { return folder_of(instance) / (instance + ".sock"); }
 std::string own_socket_path(const std::string& instance) { return folder() / (instance + ".sock"); }
 
-std::string loans_path(const std::string& instance) { return folder() / (instance + ".borrowed"); }
+std::string loans_path(const std::string& instance, u32 netns) { return folder() / fmt::format("{}.{}.borrowed", instance, netns); }
 
 std::vector<std::string> instances() {
   std::vector<std::string> names;

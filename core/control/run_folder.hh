@@ -8,14 +8,15 @@
 
 #include "core/base/fd.hh"
 #include "core/base/result.hh"
+#include "core/base/types.hh"
 
 namespace weir {
 
 // Where an instance listens, if any of this name does; and where one that this user starts will.
 std::string socket_path(const std::string& instance);
 std::string own_socket_path(const std::string& instance);
-// See Borrowed.
-std::string loans_path(const std::string& instance);
+// See Borrowed; `netns`: inode of the network namespace that the devices are in.
+std::string loans_path(const std::string& instance, u32 netns);
 // Names of instances that have a control socket, sorted: the user's own, or where there is none, those that everybody's folder has.
 std::vector<std::string> instances();
 

@@ -133,7 +133,7 @@ Crew Topology::crew(u32 queues) const {
   Crew crew{.workers = config_.workers != 0 ? config_.workers : std::min(cpus, std::max(queues, 1u)), .spin = config_.spin};
   if (parallel_stages() == 0) return crew;
   const u32 affordable = std::max(config_.frame_count / (4 * FrameCache::capacity), 1u);
-  crew.helpers = std::min(cpus - std::min(cpus, crew.workers), affordable);
+  crew.helpers = std::min({cpus - std::min(cpus, crew.workers), affordable, Crew::most_helpers});
   crew.guard = true;
   return crew;
 }

@@ -183,7 +183,10 @@ const CaptureReader::Record* CaptureReader::peek() noexcept {
   const u32 number = consumed_.load(std::memory_order_relaxed);
   const bool last = ended_read_.load(std::memory_order_acquire);  // before what it is the last of
   if (published_.load(std::memory_order_acquire) == number) {
-    if (last) ended_.store(true, std::memory_order_release);
+    if (last) {
+      alarm_.off();  // it would keep awake who waits for it
+      ended_.store(true, std::memory_order_release);
+    }
     // From here on the thread rings; what it has published or ended meanwhile is seen by the next call.
     if (last || waiting_.load(std::memory_order_relaxed)) return nullptr;
     alarm_.off();

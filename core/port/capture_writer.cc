@@ -175,7 +175,7 @@ u32 CaptureWriter::put(const Frame* frames, u32 number, const FramePool& pool, u
     Chunk* chunk = &ring_[filled_ % chunks];
     if (chunk->used + sizeof(PacketHead) + padded(frames[i].length) + sizeof(u32) > chunk_size) {
       const auto has_room = [&] { return filled_ + 1 - written_ < chunks; };
-      if (!has_room() && !room_.wait_for(hold, patience, has_room)) return i;
+      if (!has_room() && !room_.wait_for(hold, options_.waits ? patience : 0ms, has_room)) return i;
       ++filled_;
       work_.notify_one();
       chunk = &ring_[filled_ % chunks];

@@ -22,9 +22,10 @@ namespace weir {
 class CaptureWriter {
  public:
   struct Options {
-    std::string file;  // "-": standard output; pcapng where it ends so
-    std::string port;  // the interface's name in pcapng
-    u32 snap = ~0u;    // bytes of a frame that are written
+    std::string file;   // "-": standard output; pcapng where it ends so
+    std::string port;   // the interface's name in pcapng
+    u32 snap = ~0u;     // bytes of a frame that are written
+    bool waits = true;  // where the output takes nothing, put() waits a little: nothing is lost meanwhile
   };
   // What stood in the file before is there until begin(). One that is not begun leaves no file that was not there.
   static Result<std::unique_ptr<CaptureWriter>> open(Options options);

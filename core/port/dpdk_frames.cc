@@ -126,6 +126,11 @@ u8* DpdkFrames::bytes_within(const Frame& frame, u64 offset) const noexcept {
   return least;
 }
 
+void DpdkFrames::undress(const Frame& frame) const noexcept {
+  const u8* least = frames_.base() + frames_.of(frame.data) + margin;
+  if (frame.data < least) std::memmove(frame.data, least, frame.length);
+}
+
 int DpdkFrames::give(rte_mempool* mempool, void** headers, unsigned number) noexcept {
   auto& self = *static_cast<DpdkFrames*>(mempool->pool_config);
   if (!self.open_) return -ENOENT;

@@ -47,6 +47,8 @@ class DpdkFrames {
     return offset < frames_.bytes() && header == header_of(offset) && header->nb_segs == 1 && rte_mbuf_refcnt_read(header) == 1;
   }
   // The header of a frame that is to leave.
+  // Puts the bytes of a frame that was dressed, and that nobody took, back to where it says.
+  void undress(const Frame& frame) const noexcept;
   [[nodiscard]] rte_mbuf* dress(const Frame& frame) const noexcept {
     const u64 offset = frames_.of(frame.data);
     rte_mbuf* header = header_of(offset);
@@ -64,6 +66,7 @@ class DpdkFrames {
   [[nodiscard]] rte_mbuf* header_of(u64 offset) const noexcept {
     return reinterpret_cast<rte_mbuf*>(first_ + (offset >> shift_) * stride_);
   }
+  // See dress().
   [[nodiscard]] u8* bytes_within(const Frame& frame, u64 offset) const noexcept;
 
   // Of struct rte_mempool_ops.

@@ -134,6 +134,7 @@ u32 DpdkQueue::transmit(const Frame* frames, u32 number, FrameCache& cache) noex
   const u32 sent = rte_eth_tx_burst(place_.device, place_.number, headers, static_cast<u16>(ready));
   taken_.store(taken_.load(std::memory_order_relaxed) + sent, std::memory_order_relaxed);
   if (copies_ == nullptr) {
+    for (u32 i = sent; i < ready; ++i) frames_.undress(frames[i]);
     caller.held += sent;
     return sent;
   }

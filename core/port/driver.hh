@@ -19,7 +19,7 @@ struct PortContext {
   std::string name;            // of the port, for messages
   FramePool& pool;             // where the memory of its frames comes from
   u32 fill;                    // frames that each of its queues may hold for receiving
-  u32 workers;                 // that may transmit, each by the queue of its number, modulo queues()
+  bool files_only;             // no port of the instance is one that frames are lost at while a worker waits
   bool receives;               // it has a pipeline: what comes in goes somewhere
   const ConfigNode* settings;  // the table [DRIVER] of the file; null: the driver has none
 };

@@ -61,7 +61,10 @@ class Source final : public Queue {
       pacer_.next();
     }
     for (u32 i = used; i < taken; ++i) cache.release(chunks[i]);
-    if (!endless_ && left_ == 0) silent_.store(true, std::memory_order_release);
+    if (!endless_ && left_ == 0) {
+      if (alarm_) alarm_->off();  // it would keep awake who waits for it
+      silent_.store(true, std::memory_order_release);
+    }
     return used;
   }
   u32 transmit(const Frame* frames, u32 number, FrameCache& cache) noexcept override {

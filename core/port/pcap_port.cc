@@ -104,7 +104,7 @@ class PcapPort final : public Port {
     }
     if (keys.has("write")) {
       made->facts_.emplace_back("write", keys.string("write"));
-      CaptureWriter::Options options{.file = file("write"), .port = context.name};
+      CaptureWriter::Options options{.file = file("write"), .port = context.name, .waits = context.files_only};
       if (keys.has("snap_bytes")) options.snap = static_cast<u32>(keys.integer("snap_bytes"));
       queue.writer = TRY(CaptureWriter::open(std::move(options)));
     }

@@ -77,6 +77,12 @@ Result<> Pump::measure() {
 
 u32 Pump::waiting() const noexcept { return static_cast<u32>(ring_->head - ring_->tail); }
 
+// A run makes room for what lies in front of the bytes too, where that is more than a frame has at first.
+bool Pump::takes(const Frame& frame) const noexcept {
+  const u32 at = static_cast<u32>(frame.data - pool_.base() - pool_.of(frame.data));
+  return frame.length + (std::max(at, FramePool::front) - FramePool::front) <= longest_;
+}
+
 u32 Pump::push(const Frame* frames, u32 number) noexcept {
   const u32 taken = std::min(number, PUMP_SLOTS - waiting());
   for (u32 i = 0; i < taken; ++i)
@@ -144,7 +150,7 @@ bool PumpedQueue::may_leave_pump(u64 now) const noexcept { return one_queue_ || 
 
 u32 PumpedQueue::transmit(const Frame* frames, u32 number, FrameCache& cache) noexcept {
   const bool possible = open_.load(std::memory_order_relaxed) && broken_.load(std::memory_order_relaxed) == 0;
-  if (!possible || std::any_of(frames, frames + number, [&](const Frame& frame) { return frame.length > pump_->longest(); }))
+  if (!possible || std::any_of(frames, frames + number, [&](const Frame& frame) { return !pump_->takes(frame); }))
     return by_socket(frames, number, cache, now_ns());
   const u64 now = now_ns();
   // With frames in the pump already, these are behind them.

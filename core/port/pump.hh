@@ -28,6 +28,7 @@ class Pump {
   static Result<std::unique_ptr<Pump>> create(FramePool& pool, const BpfMap& frames, Ifindex device, u32 key);
 
   // Bytes of the longest frame that it takes.
+  [[nodiscard]] bool takes(const Frame& frame) const noexcept;
   [[nodiscard]] u32 longest() const noexcept { return longest_; }
   // Takes the first of the frames, as many as it has room for.
   u32 push(const Frame* frames, u32 number) noexcept;

@@ -174,7 +174,10 @@ void Runner::run_on(const Pipeline* pipeline, u32 at, Burst& burst, bool from_la
     account& stage_account = path_.accounts.at(row_, entry.block);
     burst.charge(&stage_account);
     if (entry.lanes != nullptr) [[unlikely]] {
-      if (!from_lane && hand_over(*entry.lanes, burst)) return;
+      if (!from_lane && hand_over(*entry.lanes, burst)) {
+        place_.store(calls_, std::memory_order_relaxed);
+        return;
+      }
       process_parallel(entry, burst, from_lane);
     } else {
       calls_ += u64{1} << Place::call_shift;
@@ -487,6 +490,12 @@ void Runner::reclaim() noexcept {
   for (u16 slot = 0; slot < path_.ports.size(); ++slot)
     unsent_ |= reclaim(PortSlot{slot}, box_of(PortSlot{slot}, way_) - ways_[slot].first);
   if (!drained_.empty()) unsent_ |= reclaim_drained();
+}
+
+bool Runner::empty_rings() noexcept {
+  flush();
+  reclaim();
+  return !unsent_;
 }
 
 bool Runner::reclaim_drained() noexcept {

@@ -42,7 +42,9 @@ class Runner {
   void fit_ways();  // ports have other queues than before
   [[nodiscard]] const std::vector<RxQueue>& queues() const noexcept { return queues_; }
   [[nodiscard]] u32 free() const noexcept { return cache_.free(); }
-  [[nodiscard]] u32 held() const noexcept;                        // in bursts: none between two polls
+  [[nodiscard]] u32 held() const noexcept;  // in bursts: none between two polls
+  // Sends what it has, and kicks what waits for a kick. Whether nothing does any more.
+  bool empty_rings() noexcept;
   [[nodiscard]] bool unsent() const noexcept { return unsent_; }  // a ring waits for another kick
   [[nodiscard]] FrameCache& cache() noexcept { return cache_; }
 

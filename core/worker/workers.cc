@@ -162,6 +162,7 @@ struct Workers::Impl {
   void wake_all() const noexcept;
   [[nodiscard]] u32 loops_running() const noexcept { return static_cast<u32>(loops.size()) + (crew.guard ? 1 : 0); }
   [[nodiscard]] u32 pending() const noexcept;
+  [[nodiscard]] u64 pending_ns() const noexcept;
   [[nodiscard]] bool any_ready() const noexcept;
   [[nodiscard]] u32 cpu(u32 runner) const noexcept { return cpus[runner % cpus.size()]; }
   void go_on() noexcept;
@@ -204,6 +205,9 @@ void Workers::Impl::work(Loop& loop) noexcept {
   while (pending() > 0)
     if (halt.load(std::memory_order_acquire)) rest();
     else if (drain_any(*loop.runner) == 0) relax();
+  // And what lies in rings, as far as the device takes it.
+  constexpr int kicks = 100;
+  for (int i = 0; i < kicks && !loop.runner->empty_rings(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   running.fetch_sub(1, std::memory_order_release);
   running.notify_all();
 }
@@ -215,6 +219,7 @@ namespace {
 constexpr u32 plenty = 8 * Burst::capacity;
 // A helper is called for each of these.
 constexpr u32 worth_help = 2 * Burst::capacity;
+constexpr u64 worth_help_ns = 50'000;
 // As long as its queues may go without being polled.
 constexpr auto longest_share = std::chrono::microseconds(64);
 
@@ -223,7 +228,7 @@ constexpr auto longest_share = std::chrono::microseconds(64);
 u32 Workers::Impl::work_off(Runner& runner, bool pressed) noexcept {
   u32 waiting = pending();
   if (waiting == 0) return 0;
-  if (waiting >= worth_help) call_help();
+  if (waiting >= worth_help || pending_ns() > worth_help_ns) call_help();
   u32 done = drain_any(runner);
   if (!pressed || waiting < plenty) return done;
   const auto end = Clock::now() + longest_share;
@@ -246,6 +251,13 @@ u32 Workers::Impl::pending() const noexcept {
   u32 frames = 0;
   for (const Lanes* each : lanes) frames += each->pending();
   return frames;
+}
+
+// What working them off takes one thread.
+u64 Workers::Impl::pending_ns() const noexcept {
+  u64 ns = 0;
+  for (const Lanes* each : lanes) ns += u64{each->pending()} * each->cost_ns();
+  return ns;
 }
 
 bool Workers::Impl::any_ready() const noexcept {
@@ -319,9 +331,10 @@ void Workers::Impl::guard(Runner& runner) noexcept {
       any_taken |= each.taken;
       if (each.taken && !stopping.load(std::memory_order_relaxed)) got += runner.poll_for(*each.worker);
     }
-    if (got > 0 && pending() >= worth_help) call_help();
+    // What lies in lanes beside those that are kept has no other worker, perhaps.
+    if ((got > 0 && pending() >= worth_help) || (any_taken && any_ready())) call_help();
     if (!any_taken && stopping.load(std::memory_order_relaxed)) break;
-    if (got == 0 && !stopping.load(std::memory_order_relaxed)) {
+    if (got == 0 && (any_taken || !stopping.load(std::memory_order_relaxed))) {
       ::poll(&nap, 1, any_taken ? stand_in_nap_ms : guard_nap_ms);
       u64 count = 0;
       if (nap.revents != 0) static_cast<void>(::read(wake_guard.get(), &count, sizeof count) == sizeof count);

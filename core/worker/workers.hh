@@ -13,10 +13,11 @@ namespace weir {
 
 // How many threads there are, and what for.
 struct Crew {
-  u32 workers = 1;     // poll queues, and work off lanes in between
-  u32 helpers = 0;     // TBB tasks, each on a CPU without a worker: work off lanes, while there is something in them
-  bool guard = false;  // one thread that polls for a worker that a parallel stage keeps
-  bool spin = false;   // workers without frames do not sleep
+  u32 workers = 1;                         // poll queues, and work off lanes in between
+  static constexpr u32 most_helpers = 64;  // a bit of a word each
+  u32 helpers = 0;                         // TBB tasks, each on a CPU without a worker: work off lanes, while there is something in them
+  bool guard = false;                      // one thread that polls for a worker that a parallel stage keeps
+  bool spin = false;                       // workers without frames do not sleep
   [[nodiscard]] u32 threads() const noexcept { return workers + helpers + (guard ? 1 : 0); }
   // Threads that work off lanes.
   [[nodiscard]] u32 drainers() const noexcept { return workers + helpers; }

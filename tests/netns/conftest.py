@@ -32,22 +32,26 @@ def bpffs():
     if os.geteuid() != 0:
         yield
         return
-    with open("/run/weir-tests.lock", "a+", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    # The one is held for a moment, by who mounts or unmounts; the other by each session, for as long as it lasts. Both stay: another session
+    # may be waiting for them.
+    with open("/run/weir-tests.lock", "a+", encoding="ascii") as turn, open("/run/weir-tests.users", "a+", encoding="ascii") as users:
+        fcntl.flock(turn, fcntl.LOCK_EX)
         if not any(line.split()[1:3] == ["/sys/fs/bpf", "bpf"] for line in open("/proc/mounts", encoding="utf-8")):
             labs.run("mount", "-t", "bpf", "bpf", "/sys/fs/bpf")
-            lock.write("mounted")
-            lock.flush()
-        fcntl.flock(lock, fcntl.LOCK_SH)
+            turn.write("mounted")
+            turn.flush()
+        fcntl.flock(users, fcntl.LOCK_SH)
+        fcntl.flock(turn, fcntl.LOCK_UN)
         yield
+        fcntl.flock(turn, fcntl.LOCK_EX)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return  # another session is there
-        lock.seek(0)
-        if lock.read():
+        turn.seek(0)
+        if turn.read():
             labs.run("umount", "/sys/fs/bpf", check=False)
-        lock.truncate(0)  # it stays: another session may be waiting for it
+        turn.truncate(0)
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ class Dpdk : public ::testing::Test {
                                                                  .name = "p" + std::to_string(slot),
                                                                  .pool = *pool,
                                                                  .fill = 512,
-                                                                 .workers = 1,
+                                                                 .files_only = false,
                                                                  .receives = true,
                                                                  .settings = nullptr});
     EXPECT_TRUE(port) << port.error().what;
