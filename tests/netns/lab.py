@@ -221,7 +221,7 @@ class Weir:
 
     def start(self, *flags):
         self.process = self.namespace.start(self.program, "run", self.file, *flags, env=self.env)
-        wait_until(lambda: "forwarding" in self.process.text() or self.process.popen.poll() is not None, "weir starts")
+        wait_until(lambda: "forwarding" in self.process.text() or self.process.popen.poll() is not None, "weir starts", 30)
         if self.process.popen.poll() is not None:
             raise AssertionError(f"weir ended at start with {self.process.popen.returncode}:\n{self.process.text()}")
 

@@ -124,12 +124,13 @@ def test_what_the_device_refuses_is_counted_and_was_not_sent(lab):
     assert now["ports"][0]["tx"]["frames"]["pump"] >= now["ports"][0]["tx_user"]
 
 
+# What comes before a pump is open, such as the ARP of a host that knows the device, goes by the socket.
 def test_tcp_goes_both_ways(lab):
     weir = lab.weir(lab.ports(2, **PUMP) + PATCH, "--user-only")
     end = iperf(lab.hosts[0], lab.hosts[1], "10.9.0.1")
     assert end["sum_received"]["bytes"] > 0
     for port in weir.conserved()["ports"]:
-        assert port["tx"]["frames"]["pump"] > 0 and port["tx"]["frames"]["af_xdp"] == 0, port
+        assert port["tx"]["frames"]["pump"] > 100 * port["tx"]["frames"]["af_xdp"], port
 
 
 def test_auto_takes_the_way_that_was_measured_to_cost_less(lab):
