@@ -35,7 +35,7 @@ json verdicts(const account& of, bool kernel) {
 }
 
 // How long a question waits for threads to come to rest.
-constexpr u32 patience_ms = 2000;
+constexpr u32 patience_ms = 8000;
 
 u64 traced_drops(const account& port) { return port.drop[WEIR_DROP_DEVICE_REFUSED] + port.drop[WEIR_DROP_PEER_NO_NAPI]; }
 

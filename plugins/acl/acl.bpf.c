@@ -109,28 +109,39 @@ __noinline int acl_known(const struct acl_key *key, __u64 seed, __u32 mask, __u3
 		return ACL_UNKNOWN;
 	if (acl_phase_behind(find.phase, &find.flow, key) != find.phase)
 		return ACL_IS_FURTHER;
-	if (state->seen_s != second)
+	if (!acl_is_over(find.phase) && state->seen_s != second)
 		state->seen_s = second;
 	return ACL_ESTABLISHED;
 }
 
-/* Whether this CPU may punt one more sample in this second. A flood of frames that are to be logged must not become a flood of punts. */
+static __always_inline int may_punt(struct acl_punted *punted, __u64 second, __u32 most)
+{
+	if (punted->second != second) {
+		punted->second = second;
+		punted->frames = 0;
+	}
+	if (punted->frames >= most)
+		return 0;
+	punted->frames++;
+	return 1;
+}
+
+/* Whether this CPU may punt one more in this second. A flood of frames that are to be logged, or that say they are errors, must not become a flood
+ * of punts. */
 static __always_inline int may_sample(const struct acl_control *all)
 {
 	__u32 cpu = bpf_get_smp_processor_id();
 	struct acl_samples *mine = bpf_map_lookup_elem(&rule_samples, &cpu);
-	__u64 second = all->second;
 
-	if (!mine)
-		return 0;
-	if (mine->second != second) {
-		mine->second = second;
-		mine->punted = 0;
-	}
-	if (mine->punted >= all->log_rate)
-		return 0;
-	mine->punted++;
-	return 1;
+	return mine && may_punt(&mine->logged, all->second, all->log_rate);
+}
+
+static __always_inline int may_ask_about_error(const struct acl_control *all)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+	struct acl_samples *mine = bpf_map_lookup_elem(&rule_samples, &cpu);
+
+	return mine && may_punt(&mine->errors, all->second, ACL_ERROR_RATE);
 }
 
 static __always_inline void hit(const struct acl_control *all, __u32 half, __u32 number)
@@ -173,7 +184,7 @@ STAGE(acl)
 	if (!all)
 		return punt(ACL_PUNT_SWAPPED);
 	if (all->keeps) {
-		if (search.key.word[ACL_KIND_WORD] & ACL_ERROR)
+		if (search.key.word[ACL_KIND_WORD] & ACL_ERROR && may_ask_about_error(all))
 			return punt(ACL_PUNT_ERROR);
 		switch (acl_known(&search.key, all->seed, all->mask, all->second)) {
 		case ACL_IS_FURTHER:

@@ -10,7 +10,7 @@
 //   states = "edge"              # table of established flows; stages of one name share it, in all pipelines of the instance
 //   max_states = 65536           # of the table, 64 to 1048576; this and what follows are the same in all stages that share it
 //   tcp_idle_s = 7440            # seconds without a frame, behind which a connection is forgotten,
-//   tcp_transitory_s = 240       # before it is answered, and behind its first FIN or RST
+//   tcp_transitory_s = 240       # before it is answered, and behind its first FIN; behind the second one or RST, whatever comes
 //   udp_idle_s = 300             # the same of UDP and UDP-Lite,
 //   icmp_idle_s = 60             # of echo,
 //   other_idle_s = 600           # and of other protocols
@@ -46,12 +46,13 @@
 //   one: of TCP a SYN without ACK, FIN and RST, of ICMP no answer and no error. Other ICMP and later fragments have no flow: they are
 //   permitted alone.
 // - Rules judge each SYN without ACK, whatever there was, and later fragments, also those of answers. ICMP errors (unreachable, too big,
-//   time exceeded, parameter problem) about a frame of an established flow are permitted to the one who has sent that frame. Sequence
-//   numbers are not looked at.
+//   time exceeded, parameter problem) about a frame of an established flow are permitted to the one who has sent that frame, of 1000 a
+//   second that come to one CPU; those beyond rules judge, where there is a kernel half. Sequence numbers are not looked at.
 // - Where a flow finds no room, its frame is dropped as "states_full". Before that one that has ended gives its place, or one that
-//   nobody has answered and that has been silent for 2 seconds.
-// - It ends when it is idle, in the flow cache too; when a reload brings rules by which its first frame would not be permitted with
-//   `state`; within some seconds when the stage that has established it names the table no more; by weir stage ask PIPELINE.acl flush.
+//   nobody has answered and that has been silent for 2 seconds, in the flow cache too; up to 9 where max_states is above 131072.
+// - It ends when it is idle, in the flow cache too; when a reload brings rules by which its first frame, with the VLAN and the flags
+//   that it had, would not be permitted with `state`; within some seconds when the stage that has established it names the table no
+//   more; by weir stage ask PIPELINE.acl flush.
 //   What later stages have offloaded because of it is taken back. Else it outlives a reload and, with kernel halves, the process.
 // - weir stage ask PIPELINE.acl states [ADDRESS] lists 1000 at most. Two stages of one pipeline do not share a table: the rules of the
 //   second one would not be asked.
@@ -219,6 +220,7 @@ Result<> Acl::bind(StageMemory& memory) {
     store_.keep(states_.seed(), states_.mask());
   }
   store_.put(set_, make_kernel_tables(set_, room));
+  if (table_.empty()) store_.keep_none();
   return {};
 }
 
@@ -422,7 +424,7 @@ WEIR_PLUGIN(
              weir::Key::integer("tcp_idle_s", 1, 1000000).otherwise("7440").as("without a frame, a connection is forgotten"),
              weir::Key::integer("tcp_transitory_s", 1, 1000000)
                  .otherwise("240")
-                 .as("the same before it is answered, and behind its first FIN or RST"),
+                 .as("the same before it is answered, and behind its first FIN; behind the second one or RST, whatever comes"),
              weir::Key::integer("udp_idle_s", 1, 1000000).otherwise("300").as("the same of UDP and UDP-Lite"),
              weir::Key::integer("icmp_idle_s", 1, 1000000).otherwise("60").as("the same of echo"),
              weir::Key::integer("other_idle_s", 1, 1000000).otherwise("600").as("the same of other protocols"),

@@ -76,12 +76,19 @@ struct acl_control {
 	__u32 unused[5];
 };
 
-/* Of a CPU: how many samples it has punted in which second. */
-struct acl_samples {
+/* How many frames were punted in which second. */
+struct acl_punted {
 	__u64 second;
-	__u64 punted;
-	__u64 unused[6];
+	__u64 frames;
 };
+
+/* Of a CPU: samples for `log`, and ICMP errors. */
+struct acl_samples {
+	struct acl_punted logged, errors;
+	__u64 unused[4];
+};
+
+#define ACL_ERROR_RATE 1000	/* ICMP errors that a CPU punts in a second; rules judge those beyond */
 
 enum acl_drop { ACL_DENIED, ACL_TRUNCATED, ACL_BAD_HEADER, ACL_STATES_FULL };
 enum acl_punt {

@@ -15,9 +15,10 @@
 namespace weir::acl {
 namespace {
 
-constexpr u64 layout = 1;                // of what stages of one table share
+constexpr u64 layout = 2;                // of what stages of one table share
 constexpr u32 longest_sweep = 1u << 18;  // places in one tick: a larger table is gone through in several
-constexpr u32 least_idle_s = 2;          // of a flow without an answer that is evicted for another one
+constexpr u32 least_idle_s = 2;          // of a flow without an answer that is evicted for another one; more where a sweep is longer
+constexpr u32 longest_absence_s = 10;    // of all stages, behind which none has the table any more; a control thread may be kept that long
 
 template <typename T>
 T load(const T& from) noexcept {
@@ -41,6 +42,7 @@ u32 monotonic_s() noexcept {
 u32 since(u32 then, u32 now) noexcept { return now - std::min(now, then); }
 
 u8 protocol_of(u64 word) noexcept { return static_cast<u8>(word >> ACL_WORD_PROTOCOL); }
+bool is_answered(u32 phase) noexcept { return (phase & ACL_ANSWERED) != 0; }
 bool is_echo(u64 word) noexcept { return protocol_of(word) == acl_icmp_of((word & ACL_WORD_IPV6) != 0); }
 
 // Of the frame, as the flow cache sees it.
@@ -70,18 +72,21 @@ class States::Held {
   SpinLock *first_, *second_;
 };
 
+States::States() noexcept : made_s_(monotonic_s()) {}
+
 Result<> States::bind(StageMemory& memory, const std::string& name, u32 most, const StateTimes& times, std::span<const PortSlot> ports,
                       FlowCache* cache, u32& keeper) {
   static_assert(sizeof(SpinLock) == 1);
   const u32 places = std::bit_ceil(2 * most);  // half full at most: so a flow that finds its eight places taken is rare before that
-  const auto head = TRY(memory.common<Head>("state_head", name, 1));
+  // The head last: whoever gets it for the first time is not to fail behind that.
   const auto states = TRY(memory.common<acl_state>("states", name, places));
+  const auto head = TRY(memory.common<Head>("state_head", name, 1));
   head_ = &head.entries.front();
   states_ = states.entries;
   times_ = times;
   cache_ = cache;
   const u32 now = monotonic_s(), mask = places / ACL_BUCKET - 1;
-  if (head.first) {
+  if (head.first || head_->version == 0) {
     if (head_->version != layout || head_->mask != mask || head_->most != most) {
       std::memset(static_cast<void*>(head_), 0, sizeof *head_);
       std::ranges::fill(states_, acl_state{});
@@ -90,6 +95,7 @@ Result<> States::bind(StageMemory& memory, const std::string& name, u32 most, co
     }
     // Whoever held a lock is gone, and perhaps in the middle of a write. Time that nobody was there to see a frame is not idle.
     for (SpinLock& lock : head_->lock) new (&lock) SpinLock();
+    new (&head_->ended_lock) SpinLock();
     head_->version = layout, head_->mask = mask, head_->most = most;
     head_->count = 0;
     for (acl_state& state : states_) {
@@ -99,6 +105,14 @@ Result<> States::bind(StageMemory& memory, const std::string& name, u32 most, co
     }
     for (u32& alive : head_->alive_s) alive = alive == 0 ? 0 : now;
     head_->ports = 0;
+    head_->now_s = head_->swept_s = now;
+  }
+  const auto is_here = [this](u32 alive) { return alive != 0 && since(alive, made_s_) <= longest_absence_s; };
+  if (head_->version == layout && std::ranges::none_of(head_->alive_s, is_here) && !head.first) {
+    // All stages had dropped the name in between, and nobody has seen what became of the flows.
+    std::ranges::fill(states_, acl_state{});
+    std::ranges::fill(head_->alive_s, 0);
+    head_->count = 0, head_->ports = 0, head_->swept = 0, head_->again = 1;
     head_->now_s = head_->swept_s = now;
   }
   if (head_->version != layout) return fail("established flows {}: are those of another build; it takes a new start", name);
@@ -144,8 +158,8 @@ bool States::passes(const acl_key& key, const Frame& frame) noexcept {
   acl_flow flow{};
   if (acl_opens(&key) != 0 || acl_flow_of(&key, &flow) == 0) return false;
   return find(flow, [&](acl_state& state) {
+    if (acl_is_over(state.phase) == 0) store(state.seen_s, load(head_->now_s));
     store(state.phase, acl_phase_behind(state.phase, &flow, &key));
-    store(state.seen_s, load(head_->now_s));
     state.tag[flow.from_high] = tag_of(frame);
   });
 }
@@ -165,14 +179,14 @@ bool States::open(const acl_key& key, const Frame& frame, u32 keeper, u32 rule) 
   if (acl_is_tcp(&key) != 0 && (kind >> ACL_FLAGS & (ACL_FIN | ACL_RST)) != 0) return true;  // picked up at its end
   const u64 hash = acl_flow_hash(&flow, head_->seed);
   const Held hold(lock_of(acl_place(hash, 0, head_->mask)), lock_of(acl_place(hash, ACL_BUCKET, head_->mask)));
-  const u32 now = load(head_->now_s);
+  const u32 now = load(head_->now_s), silent_s = least_idle_s - 1 + sweep_s();
   acl_state *free = nullptr, *victim = nullptr;
   u32 most_room = 0, room = 0;  // of the bucket that has more; of this one
   for (u32 number = 0; number < ACL_PLACES; ++number) {
     acl_state& state = states_[acl_place(hash, number, head_->mask)];
     if (number == ACL_BUCKET) room = 0;
     if (acl_is_of(&state, state.word, &flow) != 0) {
-      if (acl_is_over(state.phase) != 0) write(state, flow, now, keeper, rule);
+      if (acl_is_over(state.phase) != 0) write(state, flow, key, now, keeper, rule);
       store(state.seen_s, now);
       state.tag[flow.from_high] = tag_of(frame);
       return true;
@@ -181,7 +195,7 @@ bool States::open(const acl_key& key, const Frame& frame, u32 keeper, u32 rule) 
       if (++room > most_room) free = &state, most_room = room;
       continue;
     }
-    const bool unanswered = (state.phase & ACL_ANSWERED) == 0 && since(load(state.seen_s), now) >= least_idle_s;
+    const bool unanswered = !is_answered(state.phase) && since(load(state.seen_s), now) >= silent_s;
     if ((acl_is_over(state.phase) != 0 || unanswered) && (victim == nullptr || load(state.seen_s) < load(victim->seen_s))) victim = &state;
   }
   if (free != nullptr && std::atomic_ref(head_->count).fetch_add(1, std::memory_order_relaxed) < head_->most) {
@@ -193,15 +207,16 @@ bool States::open(const acl_key& key, const Frame& frame, u32 keeper, u32 rule) 
       return false;
     }
     add(head_->evicted, 1);
+    if (acl_is_over(victim->phase) != 0 || (victim->phase & ACL_CACHED) != 0) note_ended(*victim);
   }
-  write(*victim, flow, now, keeper, rule);
+  write(*victim, flow, key, now, keeper, rule);
   victim->tag[flow.from_high] = tag_of(frame);
   add(head_->opened, 1);
   return true;
 }
 
 // The kernel half reads beside this: it finds the flow of before, this one, or none.
-void States::write(acl_state& state, const acl_flow& flow, u32 now, u32 keeper, u32 rule) noexcept {
+void States::write(acl_state& state, const acl_flow& flow, const acl_key& key, u32 now, u32 keeper, u32 rule) noexcept {
   const std::atomic_ref word(state.word);
   const u64 count = (state.word & ~ACL_WORD_FLOW) + ACL_WORD_COUNT;
   word.store(count, std::memory_order_relaxed);
@@ -210,7 +225,9 @@ void States::write(acl_state& state, const acl_flow& flow, u32 now, u32 keeper, 
   state.phase = flow.from_high != 0 ? ACL_FROM_HIGH : 0;
   state.seen_s = state.since_s = now;
   state.tag[0] = state.tag[1] = 0;
-  state.keeper = keeper, state.rule = rule;
+  state.vlan = static_cast<u16>(key.word[ACL_KIND_WORD] >> ACL_VLAN);
+  state.flags = static_cast<u8>(key.word[ACL_KIND_WORD] >> ACL_FLAGS);
+  state.keeper = static_cast<u8>(keeper), state.rule = rule;
   word.store(flow.word | count, std::memory_order_release);
 }
 
@@ -228,8 +245,8 @@ bool States::end(u32 place, u64 word, u64 Head::*why) noexcept {
 u32 States::longest_idle(const acl_state& state) const noexcept {
   switch (protocol_of(state.word)) {
     case IPPROTO_TCP:
-      return (state.phase & ACL_ANSWERED) == 0 || (state.phase & (ACL_FIN_LOW | ACL_FIN_HIGH | ACL_RESET)) != 0 ? times_.tcp_transitory
-                                                                                                                : times_.tcp;
+      return !is_answered(state.phase) || (state.phase & (ACL_FIN_LOW | ACL_FIN_HIGH | ACL_RESET)) != 0 ? times_.tcp_transitory
+                                                                                                        : times_.tcp;
     case IPPROTO_UDP:
     case IPPROTO_UDPLITE:
       return times_.udp;
@@ -244,7 +261,6 @@ acl_state States::copy(u32 place) const noexcept {
 }
 
 void States::tick(u32 now_s, u32 keeper) noexcept {
-  store(head_->now_s, now_s);
   if (head_->swept_s == now_s) {
     head_->alive_s[keeper - 1] = now_s;
     return;
@@ -264,32 +280,63 @@ void States::tick(u32 now_s, u32 keeper) noexcept {
     const acl_state state = copy(place);
     if ((state.word & ACL_WORD_USED) == 0) continue;
     if (state.keeper == 0 || state.keeper > keepers || gone[state.keeper - 1]) orphans |= end(place, state.word, &Head::judged);
-    else if (since(state.seen_s, now_s) >= longest_idle(state)) end_idle(place, state, now_s);
+    else look_after(place, state, now_s);
   }
   head_->swept = to == places ? 0 : to;
-  const u64 evicted = load(head_->evicted);
-  const bool ended = std::exchange(head_->evicted_before, evicted) != evicted || orphans;
+  // Behind the sweep: whoever looks for one that is silent sees none that it has just found in the flow cache.
+  store(head_->now_s, now_s);
   // Once more a second later: a kernel half may have been about to let a frame go on by a state that had just ended.
-  if (std::exchange(head_->again, ended) != 0 || ended) take_flows_back();
+  const bool again = std::exchange(head_->again, orphans) != 0;
+  take_ended_back(orphans || again);
 }
 
-// Unless its frames are seen by the flow cache alone.
-void States::end_idle(u32 place, const acl_state& state, u32 now) noexcept {
-  const u32 idle = idle_of(state, now);
-  if (idle >= longest_idle(state)) {
-    end(place, state.word, &Head::idle);
+// Seconds from one sweep of a place to the next.
+u32 States::sweep_s() const noexcept { return std::max(1u, static_cast<u32>(states_.size()) / longest_sweep); }
+
+// Frames that the flow cache alone sees keep a flow too, but one that is over. About those that nobody answers it is asked before they are
+// idle, since they may have to give their place: when a frame has come here lately, which may be offloaded now, and as long as it has them.
+void States::look_after(u32 place, const acl_state& state, u32 now) noexcept {
+  const u32 age = since(state.seen_s, now), longest = longest_idle(state);
+  const bool over = acl_is_over(state.phase) != 0, lately = age > 0 && age <= 2 * sweep_s();
+  if (age < longest && (over || is_answered(state.phase) || (!lately && (state.phase & ACL_CACHED) == 0))) return;
+  const std::optional<u32> cached = idle_in_cache(state);
+  const u32 idle = over ? age : std::min(age, cached.value_or(age));
+  if (idle >= longest) {
+    if (end(place, state.word, &Head::idle) && cached) note_ended(state);
     return;
   }
   const std::scoped_lock hold(lock_of(place));
-  if (states_[place].word == state.word) store(states_[place].seen_s, std::max(load(states_[place].seen_s), now - idle));
+  acl_state& now_there = states_[place];
+  if (now_there.word != state.word) return;
+  store(now_there.seen_s, std::max(load(now_there.seen_s), now - idle));
+  store(now_there.phase, cached ? now_there.phase | ACL_CACHED : now_there.phase & ~u32{ACL_CACHED});
 }
 
-u32 States::idle_of(const acl_state& state, u32 now) const noexcept {
-  u32 idle = since(state.seen_s, now);
-  if (cache_ == nullptr || !cache_->any()) return idle;
+void States::note_ended(const acl_state& state) noexcept {
+  if (cache_ == nullptr || !cache_->any()) return;
+  const std::scoped_lock hold(head_->ended_lock);
+  Ended& ended = head_->ended[head_->ended_now];
+  if (ended.count < most_ended) {
+    acl_flow& flow = ended.flows[ended.count];
+    flow = {};
+    flow.word = state.word & ACL_WORD_FLOW;
+    std::ranges::copy(state.address, flow.address);
+  }
+  ended.count = std::min(ended.count + 1, most_ended + 1);
+}
+
+u32 States::idle_s(const acl_state& state) const noexcept {
+  const u32 age = since(state.seen_s, load(head_->now_s));
+  return acl_is_over(state.phase) != 0 ? age : std::min(age, idle_in_cache(state).value_or(age));
+}
+
+// In either direction; none: it has it in neither.
+std::optional<u32> States::idle_in_cache(const acl_state& state) const noexcept {
+  if (cache_ == nullptr || !cache_->any()) return {};
+  std::optional<u32> least;
   for (const u32 direction : {0, 1})
-    if (const std::optional<u32> seen = idle_in_cache(state, direction)) idle = std::min(idle, *seen);
-  return idle;
+    if (const std::optional<u32> seen = idle_in_cache(state, direction)) least = std::min(least.value_or(*seen), *seen);
+  return least;
 }
 
 // Over all ports: where there are several ways, frames may have come to take another one.
@@ -327,6 +374,33 @@ void States::take_flows_back() noexcept {
     if ((head_->ports >> key.port().value & 1) == 0) return false;
     const std::optional<acl_flow> flow = flow_of(key);
     return !flow || !knows(*flow);
+  });
+}
+
+// Of flows whose states have ended since the sweep before the last one; those of rules without `state` stay, unless there were too many.
+void States::take_ended_back(bool all) noexcept {
+  std::array<acl_flow, std::size_t{2} * most_ended> copies;
+  u32 count = 0;
+  {
+    const std::scoped_lock hold(head_->ended_lock);
+    for (const Ended& ended : head_->ended) {
+      all |= ended.count > most_ended;
+      const u32 known = std::min(ended.count, most_ended);
+      std::copy_n(ended.flows, known, copies.begin() + count);
+      count += known;
+    }
+    head_->ended_now ^= 1;
+    head_->ended[head_->ended_now].count = 0;
+  }
+  if (all) return take_flows_back();
+  if (count == 0 || cache_ == nullptr || !cache_->any()) return;
+  const auto less = [](const acl_flow& one, const acl_flow& other) { return std::memcmp(&one, &other, offsetof(acl_flow, from_high)) < 0; };
+  const std::span<acl_flow> ended = std::span(copies).first(count);
+  std::ranges::sort(ended, less);
+  cache_->take_back([&](const FlowKey& key) {
+    if ((head_->ports >> key.port().value & 1) == 0) return false;
+    const std::optional<acl_flow> flow = flow_of(key);
+    return flow && std::ranges::binary_search(ended, *flow, less) && !knows(*flow);
   });
 }
 
@@ -440,14 +514,14 @@ acl_key first_frame(const acl_state& state) noexcept {
   const bool high = (state.phase & ACL_FROM_HIGH) != 0, ipv6 = (state.word & ACL_WORD_IPV6) != 0;
   const u8 protocol = protocol_of(state.word);
   const u64 low_port = state.word & 0xffff, high_port = state.word >> 16 & 0xffff;
-  const u16 tag = state.tag[high ? 1 : 0];
+  const u8 flags = state.flags & (ACL_FIN | ACL_SYN | ACL_RST | ACL_ACK);
   acl_key key{};
   std::copy_n(&state.address[high ? 2 : 0], 2, &key.word[0]);
   std::copy_n(&state.address[high ? 0 : 2], 2, &key.word[2]);
   u64& kind = key.word[ACL_KIND_WORD];
-  kind = u64{ipv6 ? u16{ETH_P_IPV6} : u16{ETH_P_IP}} << ACL_TYPE | u64{protocol} << ACL_PROTOCOL | ACL_OPENS;
-  if ((tag & ACL_TAG_THERE) != 0) kind |= u64{tag % 4096u} << ACL_VLAN;
-  if (protocol == IPPROTO_TCP) kind |= u64{ACL_SYN} << ACL_FLAGS;
+  kind = u64{ipv6 ? u16{ETH_P_IPV6} : u16{ETH_P_IP}} << ACL_TYPE | u64{protocol} << ACL_PROTOCOL | u64{state.vlan} << ACL_VLAN |
+         u64{state.flags} << ACL_FLAGS;
+  if (protocol != IPPROTO_TCP || flags == ACL_SYN) kind |= ACL_OPENS;
   if (acl_has_ports(protocol) != 0) kind |= ACL_HAS_PORTS;
   if (is_echo(state.word)) kind |= ACL_REQUEST;
   key.word[ACL_PORTS_WORD] = high ? high_port << 16 | low_port : low_port << 16 | high_port;

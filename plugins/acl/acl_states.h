@@ -27,9 +27,10 @@ enum acl_phase {
 	ACL_FIN_LOW = 4,	/* TCP: from the lower end, */
 	ACL_FIN_HIGH = 8,	/* from the higher one, */
 	ACL_RESET = 16,		/* from either */
+	ACL_CACHED = 32,	/* not answered, and the flow cache had it when that was last asked */
 };
 
-/* Of a direction: the tag that its frames have. */
+/* Of a direction: the tag that its last frame had, as the flow cache sees it. */
 #define ACL_TAG_SEEN 0x8000
 #define ACL_TAG_THERE 0x4000
 
@@ -40,7 +41,9 @@ struct acl_state {		/* a cache line */
 	__u32 phase;
 	__u32 since_s;
 	__u16 tag[2];		/* from the lower end, from the higher one */
-	__u32 keeper;		/* stage that has opened it: acl_control.keeper */
+	__u16 vlan;		/* of the frame that has opened it, as rules see it, */
+	__u8 flags;		/* and its flags of TCP */
+	__u8 keeper;		/* stage that has opened it: acl_control.keeper */
 	__u32 rule;		/* of that stage, by which it stands */
 };
 

@@ -29,6 +29,7 @@ struct StateCounts {
 // One stage's hold of the table. What is said to be the workers' any thread may call; the rest is the control thread's.
 class States {
  public:
+  States() noexcept;
   static constexpr u32 keepers = 64;  // stages that share a table
 
   // `keeper`: what the stage was to the others before, or 0; it gets the number that it is from here on.
@@ -59,12 +60,18 @@ class States {
   u64 flush() noexcept;
 
   void visit(const std::function<void(const acl_state&)>& visitor) const;
-  [[nodiscard]] u32 idle_s(const acl_state& state) const noexcept { return idle_of(state, head_->now_s); }
+  [[nodiscard]] u32 idle_s(const acl_state& state) const noexcept;
   [[nodiscard]] u32 longest_idle(const acl_state& state) const noexcept;
   [[nodiscard]] StateCounts counts() const noexcept;
 
  private:
   static constexpr u32 locks = 256;
+  static constexpr u32 most_ended = 256;
+  // Flows that the flow cache may have, and that have no state any more.
+  struct Ended {
+    u32 count;  // above most_ended: there were more
+    acl_flow flows[most_ended];
+  };
   // Shared by processes of one build alone.
   struct Head {
     u64 version;
@@ -72,24 +79,30 @@ class States {
     u32 mask, most, count;
     u32 now_s, swept_s, swept;  // swept: place
     u64 opened, refused, idle, evicted, judged, flushed;
-    u64 again;             // flows are to be taken back at the next sweep
-    u64 evicted_before;    // at the last sweep
+    u64 again;             // all flows without a state are to be taken back at the next sweep
     u32 alive_s[keepers];  // when each was last heard of; 0: there is none
     SpinLock lock[locks];
+    SpinLock ended_lock;
+    u32 ended_now;   // which of the two is added to
+    Ended ended[2];  // since the last sweep, and before that
   };
   class Held;
   [[nodiscard]] SpinLock& lock_of(u32 place) const noexcept { return head_->lock[place / ACL_BUCKET % locks]; }
   template <typename Visit>
   bool find(const acl_flow& flow, Visit visit) const noexcept;
   [[nodiscard]] bool knows(const acl_flow& flow) const noexcept;
-  void write(acl_state& state, const acl_flow& flow, u32 now, u32 keeper, u32 rule) noexcept;
+  void write(acl_state& state, const acl_flow& flow, const acl_key& key, u32 now, u32 keeper, u32 rule) noexcept;
   bool end(u32 place, u64 word, u64 Head::*why) noexcept;
-  void end_idle(u32 place, const acl_state& state, u32 now) noexcept;
-  [[nodiscard]] u32 idle_of(const acl_state& state, u32 now) const noexcept;
+  void look_after(u32 place, const acl_state& state, u32 now) noexcept;
+  void note_ended(const acl_state& state) noexcept;
+  [[nodiscard]] u32 sweep_s() const noexcept;
+  [[nodiscard]] std::optional<u32> idle_in_cache(const acl_state& state) const noexcept;
   [[nodiscard]] std::optional<u32> idle_in_cache(const acl_state& state, u32 direction) const noexcept;
   void take_flows_back() noexcept;
+  void take_ended_back(bool all) noexcept;
   [[nodiscard]] acl_state copy(u32 place) const noexcept;
 
+  u32 made_s_;  // before anything that takes long, such as a classifier
   Head* head_ = nullptr;
   std::span<acl_state> states_;
   StateTimes times_;

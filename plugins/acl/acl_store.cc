@@ -59,7 +59,6 @@ Result<> Store::bind(StageMemory& memory, u32 room, u32 log_rate, bool offload, 
   store(control_->log_rate, log_rate);
   store(control_->offload, offload);
   store(control_->flags, flags);
-  store(control_->keeps, 0);
   return {};
 }
 
@@ -150,6 +149,8 @@ void Store::keep(u64 seed, u32 mask) noexcept {
   control_->seed = seed, control_->mask = mask;
   store(control_->keeps, 1);
 }
+
+void Store::keep_none() noexcept { store(control_->keeps, 0); }
 
 void Store::clock(u64 second) noexcept { store(control_->second, second); }
 

@@ -27,8 +27,10 @@ class Store {
   void settle() noexcept;
   void clock(u64 second) noexcept;
   [[nodiscard]] u64 second() const noexcept { return control_->second; }
-  // Before put(): the table of established flows.
+  // Before put(): the table of established flows. Until then that of an earlier run stands, whose kernel half may be at work;
   void keep(u64 seed, u32 mask) noexcept;
+  // behind put(): there is none.
+  void keep_none() noexcept;
   [[nodiscard]] u32& keeper() noexcept { return control_->keeper; }
   [[nodiscard]] u32 keeper() const noexcept { return control_->keeper; }
 
