@@ -29,7 +29,7 @@ def test_everything_is_there(tree):
     names = {path.relative_to(tree).name for path in tree.rglob("*") if path.is_file()}
     wanted = {"weir", "weir.pc", "weir-kit.pc", "libweir_kit.a", "table.hh", "frames.hh", "traffic.hh", "plugin_kit.hh", "egress_kit.hh", "plugin.hh",
               "egress.hh", "stage.bpf.h", "egress.bpf.h", "account.h", "patch.so", "l2_switch.so", "egress_count.so",
-              "egress_mac_rewrite.so", "driver_dpdk.so", "ingress.bpf.o", "l2_switch.bpf.o", "count.bpf.o",
+              "egress_mac_rewrite.so", "driver_dpdk.so", "driver_pcap.so", "ingress.bpf.o", "l2_switch.bpf.o", "count.bpf.o",
               *(path.name for path in (ROOT / "config").glob("*.toml"))}
     assert wanted - names == set()
     headers, documents = tree / "include" / "weir", tree / "share" / "doc" / "weir"
@@ -44,7 +44,8 @@ def test_the_program_runs_from_anywhere(tree):
     programs = sorted(path.name.removesuffix(".bpf.c") for path in (ROOT / "bpf" / "egress").glob("*.bpf.c"))
     assert len(plugins) >= 2 and len(programs) >= 2
     listed = re.findall(r"^(\w+) ", listed, re.MULTILINE)[1:]
-    assert listed[:-2] == plugins + programs and listed[-2:] == ["dpdk", "null"]
+    drivers = ["dpdk", "null", "pcap", "tap"]
+    assert listed[:-len(drivers)] == plugins + programs and listed[-len(drivers):] == drivers
     libraries = run("ldd", tree / "bin" / "weir").stdout
     assert str(tree) in next(line for line in libraries.splitlines() if "libweir" in line)
     assert "not found" not in libraries
