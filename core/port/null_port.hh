@@ -9,10 +9,10 @@ namespace weir {
 class NullPort final : public Port {
  public:
   [[nodiscard]] u32 queues() const noexcept override { return 1; }
-  [[nodiscard]] Queue& queue(u32) noexcept override { return lane_; }
+  [[nodiscard]] Queue& queue(u32) noexcept override { return drain_; }
 
  private:
-  class Lane final : public Queue {
+  class Drain final : public Queue {
    public:
     u32 receive(Burst&, FrameCache&) noexcept override { return 0; }
     u32 transmit(const Frame* frames, u32 number, FrameCache& cache) noexcept override {
@@ -23,7 +23,7 @@ class NullPort final : public Port {
     [[nodiscard]] u32 held() const noexcept override { return 0; }
     [[nodiscard]] bool silent() const noexcept override { return true; }
   };
-  Lane lane_;
+  Drain drain_;
 };
 
 extern const PortDriver null_driver;  // and a source of given frames

@@ -14,7 +14,7 @@
 
 namespace weir {
 
-// One rx/tx lane of a port. receive() is called by the worker that owns the lane; transmit() and reclaim() by any worker that holds
+// One rx/tx queue of a port. receive() is called by the worker that owns it; transmit() and reclaim() by any worker that holds
 // tx_lock(). Whoever calls brings its own cache of free frames.
 class Queue {
  public:
@@ -28,11 +28,11 @@ class Queue {
   // their way through a ring that needs kicking.
   virtual bool reclaim(FrameCache& cache) noexcept = 0;
 
-  // The frames that lie in this lane's rings.
+  // The frames that lie in its rings.
   [[nodiscard]] virtual u32 held() const noexcept = 0;
   // Those of them that receive() would give.
   [[nodiscard]] virtual u32 waiting() const noexcept { return 0; }
-  // Readable when receive() would find something; -1: none tells, so that who owns the lane does not sleep.
+  // Readable when receive() would find something; -1: none tells, so that who owns the queue does not sleep.
   [[nodiscard]] virtual int descriptor() const noexcept { return -1; }
   // Nothing will come in any more.
   [[nodiscard]] virtual bool silent() const noexcept { return false; }
@@ -49,7 +49,7 @@ class Queue {
     [[nodiscard]] u32 frames() const noexcept { return runt + too_long + no_frame; }
     explicit operator bool() const noexcept { return frames() != 0; }
   };
-  // Those since the last call. By the owner of the lane.
+  // Those since the last call. By the owner of the queue.
   Unread take_unread() noexcept { return std::exchange(unread_, {}); }
 
  protected:

@@ -92,7 +92,7 @@ class XskSocket final : public Queue {
   xsk_ring_prod* fill_ = nullptr;
   xsk_ring_cons* completion_ = nullptr;
   u32 fill_target_ = 0;
-  std::atomic<u32> receiving_{0};     // in the fill and rx rings; written by the owner of the lane
+  std::atomic<u32> receiving_{0};     // in the fill and rx rings; written by the owner of the queue
   std::atomic<u32> transmitting_{0};  // in the tx and completion rings; written under tx_lock()
   bool kick_again_ = false;           // the kernel left frames in the tx ring
 };
